@@ -61,9 +61,7 @@ def warning_name(text: str) -> str:
         ValueError: `text` is not a warning of this vocabulary.
     """
     if not _COMPILED.match(text):
-        raise ValueError(
-            f"{text!r} is not a known warning: expected a name of WARNINGS, optionally with _NUMBER"
-        )
+        raise ValueError(f"{text!r} is not a known warning: expected a name of WARNINGS, optionally with _NUMBER")
     stem, _, last = text.rpartition("_")
     return stem if stem in WARNINGS and text not in WARNINGS and re.fullmatch(_NUMBER, last) else text
 

@@ -1,0 +1,1 @@
+"""Pixel evidence, annotators, the durable runner and the audit."""

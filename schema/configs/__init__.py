@@ -1,0 +1,1 @@
+"""One configuration module a stage; none of them imports a machine-learning library."""

@@ -1,0 +1,33 @@
+"""How a corpus is named and read: recorded in run.json, so that later stages need no second argument."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .limits import Limits
+from .records import Frozen, Task
+
+CorpusKind = Literal["manifest", "parquet", "jsonl", "csv", "webdataset", "shards", "hf"]
+
+
+class CorpusSpec(Frozen):
+    """Where a corpus is and how its fields map to a record.
+
+    `columns` maps tagmoe's fields (id, task, instruction, source, target, references, and anything to keep) to the
+    corpus's own column names; several reference columns are joined by `+` (`references=ref_a+ref_b`).
+    """
+
+    uri: str = Field(min_length=1)
+    """Folder, file, fsspec URL, or `hf:NAME[:split]`."""
+    kind: CorpusKind | None = None
+    """None: told from the URI and what is there."""
+    columns: dict[str, str] = {}
+    preset: str | None = None
+    """Name of a known corpus's column mapping."""
+    task: Task | None = None
+    """Task of records that do not state one; None: told from the images present."""
+    name: str | None = None
+    """Corpus name in uids; None: the last path component."""
+    limits: Limits = Limits()

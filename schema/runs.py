@@ -1,0 +1,137 @@
+"""A finished or growing run of `annotate` on disk: run.json and the parts beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from .arrow import ANNOTATIONS, REJECTS, annotation_from_row, hash_parts, read_tables
+from .corpus import CorpusSpec
+from .errors import DataError
+from .files import write_text
+from .records import Annotation, Frozen, Reject
+
+PART_ROWS = 16384
+"""Part p holds the corpus rows [p * PART_ROWS, (p + 1) * PART_ROWS)."""
+
+
+class PartInfo(Frozen):
+    """One durable part."""
+
+    part: int
+    annotations: int
+    rejects: int
+    sha256: str
+    """Over the annotations file's bytes followed by the rejects file's bytes."""
+
+
+class RunInfo(BaseModel):
+    """run.json. Clock times live here and in no part."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format_version: str = "1.0"
+    complete: bool = False
+    """Every part of the corpus (or of this partition) is durable."""
+    run_hash: str | None = None
+    """sha256 of the ordered part hashes, once complete."""
+    taxonomy: str
+    annotator: str
+    corpus: CorpusSpec
+    corpus_name: str
+    fingerprint: str
+    rows: int
+    """Rows of the corpus this run covers (`--limit` counts)."""
+    partition: tuple[int, int] | None = None
+    parts: list[PartInfo] = []
+    config: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    rejects_by_reason: dict[str, int] = {}
+    warnings_by_name: dict[str, int] = {}
+    timings: dict[str, float] = {}
+    """Seconds by stage, summed over sessions."""
+
+    @property
+    def accepted(self) -> int:
+        """Annotated records in durable parts."""
+        return sum(part.annotations for part in self.parts)
+
+    @property
+    def rejected(self) -> int:
+        """Rejected records in durable parts."""
+        return sum(part.rejects for part in self.parts)
+
+
+def part_name(part: int) -> str:
+    """File name of part `part`."""
+    return f"part-{part:05d}.parquet"
+
+
+class Run:
+    """Read access to a run folder."""
+
+    def __init__(self, root: Path, info: RunInfo) -> None:
+        self.root = root
+        self.info = info
+
+    @classmethod
+    def open(cls, root: Path, *, allow_incomplete: bool = False) -> Run:
+        """Open RUN.
+
+        Raises:
+            DataError: no run.json, an unreadable one, another major version, or an incomplete run that the caller
+                did not allow.
+        """
+        path = root / "run.json"
+        if not path.is_file():
+            raise DataError(f"{root} is no run: {path} is missing. Make one with `tagmoe annotate CORPUS --out {root}`")
+        try:
+            info = RunInfo.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+        if info.format_version.split(".")[0] != "1":
+            raise DataError(f"{path} has format version {info.format_version}, this tagmoe reads 1.x")
+        if not info.complete and not allow_incomplete:
+            done = sum(p.annotations + p.rejects for p in info.parts)
+            raise DataError(
+                f"{root} is not finished ({done} of {info.rows} records): run `tagmoe annotate` again, it goes on"
+            )
+        return cls(root, info)
+
+    def annotation_paths(self) -> list[Path]:
+        """Annotation parts in order."""
+        return [self.root / "annotations" / part_name(p.part) for p in self.info.parts]
+
+    def reject_paths(self) -> list[Path]:
+        """Reject parts in order."""
+        return [self.root / "rejects" / part_name(p.part) for p in self.info.parts]
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Record batches of all annotations in row order (schema ANNOTATIONS), only `columns` if given."""
+        for path in self.annotation_paths():
+            yield from read_tables(path, schema=ANNOTATIONS, columns=columns)
+
+    def annotations(self) -> Iterator[Annotation]:
+        """All annotations in row order, a bounded number in memory."""
+        for batch in self.tables():
+            for row in batch.to_pylist():
+                yield annotation_from_row(row)
+
+    def rejects(self) -> Iterator[Reject]:
+        """All rejects in row order."""
+        for path in self.reject_paths():
+            for batch in read_tables(path, schema=REJECTS):
+                for row in batch.to_pylist():
+                    yield Reject.model_validate(row)
+
+    def hash_of_parts(self) -> str:
+        """The run hash from the recorded part hashes."""
+        return hash_parts(part.sha256 for part in self.info.parts)
+
+
+def save_run_info(root: Path, info: RunInfo) -> None:
+    """Write run.json atomically."""
+    write_text(root / "run.json", info.model_dump_json(indent=2) + "\n")

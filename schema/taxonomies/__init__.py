@@ -1,0 +1,1 @@
+"""Taxonomy files that ship with the package; see `tagmoe.schema.taxonomy.load_taxonomy`."""
