@@ -1,0 +1,1 @@
+"""The trainer: router, experts, model surgery, losses, engine and routing report."""

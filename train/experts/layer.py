@@ -1,0 +1,111 @@
+"""The MoE layer that takes the place of `img_mlp`: route, sort by expert, run the kernel, unsort, weight.
+
+Notation: B samples, T tokens of a sample, N = B*T*K routed tokens, D model dim, F hidden dim, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..router import Router, gate
+from .kernels import select_kernel
+
+
+class _ExpertMLP(nn.Module):
+    """Flat expert weights under the released names; FSDP splits dim 0 evenly over any number of ranks."""
+
+    def __init__(self, *, experts: int, dim: int, hidden: int, biases: bool):
+        super().__init__()
+        self.w1 = nn.Parameter(torch.empty(experts * hidden, dim))
+        self.w2 = nn.Parameter(torch.empty(experts * hidden, dim))
+        self.b1 = nn.Parameter(torch.zeros(experts * hidden)) if biases else None
+        self.b2 = nn.Parameter(torch.zeros(experts * dim)) if biases else None
+        nn.init.uniform_(self.w1, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+        nn.init.uniform_(self.w2, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+
+
+class Experts(nn.Module):
+    """E feed-forward networks and a kernel.
+
+    `native` has inner biases b1, b2. `released` has none, but stores an output `bias` [D]; the released forward never
+    adds it and neither does this one: it is kept so that a checkpoint's round trip is exact.
+    """
+
+    def __init__(self, *, experts: int, dim: int, hidden: int, layout: str = "native", kernel: str = "auto"):
+        super().__init__()
+        self.experts, self.dim, self.hidden = experts, dim, hidden
+        self.layout, self.kernel = layout, kernel
+        self.mlp = _ExpertMLP(experts=experts, dim=dim, hidden=hidden, biases=layout == "native")
+        if layout == "released":
+            self.bias = nn.Parameter(torch.zeros(dim), requires_grad=False)
+
+    def forward(self, x_ND: Tensor, ids_N: Tensor) -> Tensor:
+        """Output of expert ids_N[n] for token n, [N, D]."""
+        order_N = ids_N.argsort(stable=True)
+        inverse_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))
+        counts_E = torch.bincount(ids_N, minlength=self.experts)
+        run = select_kernel(self.kernel, dtype=x_ND.dtype)
+        mlp = self.mlp
+        y_ND = run(_Permute.apply(x_ND, order_N, inverse_N), counts_E, mlp.w1, mlp.w2, mlp.b1, mlp.b2)
+        return _Permute.apply(y_ND, inverse_N, order_N)
+
+
+class MoELayer(nn.Module):
+    """Sum over the K selected experts of gate * expert(x); the gates are not renormalised."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        hidden: int,
+        experts: int,
+        top_k: int = 1,
+        layout: str = "native",
+        kernel: str = "auto",
+        router: str = "linear",
+        router_dim: int | None = None,
+        gate: str = "raw",
+        jitter: float = 0.0,
+        detach_signature: bool = False,
+    ):
+        super().__init__()
+        self.gate = gate
+        self.router = Router(
+            router_dim or dim,
+            experts=experts,
+            top_k=top_k,
+            kind=router,
+            jitter=jitter,
+            detach_signature=detach_signature,
+        )
+        self.experts = Experts(experts=experts, dim=dim, hidden=hidden, layout=layout, kernel=kernel)
+
+    def forward(self, x_BTD: Tensor, router_input_BTD: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Output [B, T, D] and the fields of `Routing`."""
+        routed = self.router(x_BTD if router_input_BTD is None else router_input_BTD)
+        logits_BTE, ids_BTK, _ = routed
+        gates_BTK = gate(logits_BTE, ids_BTK, kind=self.gate).to(x_BTD.dtype)
+        top_k = ids_BTK.shape[-1]
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        if top_k > 1:
+            x_ND = x_ND.repeat_interleave(top_k, dim=0)
+        y_ND = self.experts(x_ND, ids_BTK.flatten())
+        y_BTKD = y_ND.view(*ids_BTK.shape, -1) * gates_BTK.unsqueeze(-1)
+        return (y_BTKD.squeeze(2) if top_k == 1 else y_BTKD.sum(2)), routed
+
+
+class _Permute(torch.autograd.Function):
+    """Row permutation whose backward is a gather too, not a scatter-add."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x_ND: Tensor, order_N: Tensor, inverse_N: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_N)
+        return x_ND[order_N]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad_ND: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_N,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        return grad_ND[inverse_N], None, None

@@ -1,0 +1,102 @@
+"""The router: float32 scores for every image token, the selected experts, and everything a loss needs.
+
+Notation: B samples, T image tokens of a sample, D model dim, E experts, K experts of a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one MoE layer decided; returned from forward, so recomputation cannot count it twice."""
+
+    logits_BTE: Tensor
+    ids_BTK: Tensor
+    """int64, ordered by falling selection score."""
+    signature_logits_BTE: Tensor
+    """The logits that the alignment loss sees: the same, or computed from the detached input."""
+
+    @property
+    def scores_BTE(self) -> Tensor:
+        """Softmax over all experts."""
+        return self.logits_BTE.softmax(-1)
+
+    @property
+    def experts(self) -> int:
+        """Number of experts."""
+        return self.logits_BTE.shape[-1]
+
+    def counts_E(self) -> Tensor:
+        """int64 [E]: tokens (times K) sent to each expert."""
+        return torch.bincount(self.ids_BTK.flatten(), minlength=self.experts)
+
+
+class Router(nn.Module):
+    """Scores tokens and selects experts.
+
+    Args:
+        dim: D of the router's input (2 D with the timestep appended).
+        experts: E.
+        top_k: K.
+        kind: `linear` (released code) or `mlp2` (paper).
+        jitter: input times uniform(1 - jitter, 1 + jitter) in training.
+        detach_signature: stop the alignment gradient at this router's input.
+    """
+
+    selection_bias: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        experts: int,
+        top_k: int = 1,
+        kind: str = "linear",
+        jitter: float = 0.0,
+        detach_signature: bool = False,
+    ):
+        super().__init__()
+        self.detach_signature = detach_signature
+        self.top_k = top_k
+        self.jitter = jitter
+        self.inner = nn.Linear(dim, dim // 4) if kind == "mlp2" else None
+        self.layer = nn.Linear(dim // 4 if kind == "mlp2" else dim, experts, bias=False)
+        # Not in state_dict: the engine keeps it with the trainer state, the released layout has no place for it.
+        self.register_buffer("selection_bias", torch.zeros(experts), persistent=False)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [B, T, E] in float32 (float64 for float64 input), selected ids [B, T, K], signature logits."""
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            x = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32))
+            if self.training and self.jitter:
+                x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
+            logits_BTE = self._logits(x)
+            with torch.no_grad():
+                selection_BTE = logits_BTE.softmax(-1) + self.selection_bias.to(logits_BTE.dtype)
+                ids_BTK = selection_BTE.topk(self.top_k, dim=-1).indices
+            signature_logits_BTE = self._logits(x.detach()) if self.detach_signature else logits_BTE
+        return logits_BTE, ids_BTK, signature_logits_BTE
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if self.inner is not None:
+            h = F.linear(x, self.inner.weight.to(x.dtype), self.inner.bias.to(x.dtype))
+            x = F.gelu(h, approximate="tanh")
+        return F.linear(x, self.layer.weight.to(x.dtype))
+
+
+def gate(logits_BTE: Tensor, ids_BTK: Tensor, *, kind: str) -> Tensor:
+    """Factor of every selected expert's output, [B, T, K], not renormalised.
+
+    `raw` is the probability itself. `straight_through` is p / stop_gradient(p): value 1, gradient of log p, so that
+    experts that copy the FFN give the FFN's output exactly while the router still learns from the task.
+    """
+    gates_BTK = logits_BTE.softmax(-1).gather(-1, ids_BTK)
+    if kind == "raw":
+        return gates_BTK
+    return gates_BTK / gates_BTK.detach()
