@@ -1,0 +1,266 @@
+"""The stream: an endless sequence of batches that any number of readers can share.
+
+Batch p of the sequence is a pure function of (snapshot, selection and overlay, batching, seed, p); epoch e is the
+batches [e * batches_per_epoch, (e + 1) * batches_per_epoch). Rank r of R reads p = start + r, start + r + R, ...; after
+k steps the next start is start + k * R, whatever R was. So the state is one number with a fingerprint, resuming costs
+nothing, and a changed world size continues the same order:
+
+    stream = ShardStream("SHARDS", config=StreamConfig(batch_size=8, seed=1))
+    start = stream.resume(saved) if saved else 0
+    for batch in stream.batches(rank=rank, world=world, start=start):
+        train_step(batch.samples)
+        saved = stream.state(batch.next_start)  # dict: put it into the checkpoint
+
+Every batch is uniform in task, signature and bucket; neighbouring batches alternate between tasks in exact proportion,
+so a global step of several batches mixes task families.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from ..schema import ConfigError, DataError
+from ..schema.configs.shards import StreamConfig
+from .buckets import Bucket
+from .faults import Fault, FaultLog
+from .index import key_at
+from .indexmap import tag_ids_of
+from .opening import OpenedSet, open_set
+from .order import GroupOrder, Interleaving
+from .permutation import derive
+from .sample import Sample, parse_sample
+from .selection import Group, select
+from .state import StreamState, check_state, fingerprint
+from .tars import BadSpan
+
+__all__ = ["Batch", "Fault", "Sample", "ShardStream", "StreamConfig", "StreamState"]
+
+_REPLACEMENTS = 16
+"""How many replacements are tried for one sample before the stream gives up."""
+_DEFAULT_PREFETCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one task, signature and bucket."""
+
+    position: int
+    """In the global sequence."""
+    epoch: int
+    task: str
+    signature: str
+    bucket: Bucket
+    samples: tuple[Sample, ...]
+    next_start: int
+    """Position at which all ranks go on once each has consumed its batch of this step."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a batch holds before it is read."""
+
+    position: int
+    epoch: int
+    group: int
+    records: list[tuple[int, int, int, int, int]]
+    """Map record, shard, offset, size and crc32 of each sample."""
+
+
+class ShardStream:
+    """Random access to the endless sequence of batches of one selection; see the module's text.
+
+    `shards` is a folder or an fsspec URL. `max_corrupt` bounds the different samples that may be replaced because
+    their bytes are bad. Copies may be sent to other processes (spawn or fork).
+
+    Raises:
+        DataError: not a finished shard set, or damaged.
+        ConfigError: a selection that the set cannot serve.
+    """
+
+    def __init__(self, shards: str | Path, *, config: StreamConfig | None = None, max_corrupt: int = 100) -> None:
+        self.shards = str(shards)
+        self.config = config or StreamConfig()
+        self.max_corrupt = max_corrupt
+        self._open()
+
+    def _open(self) -> None:
+        config = self.config
+        self._set: OpenedSet = open_set(self.shards, number=config.snapshot, overlay=config.overlay)
+        self.snapshot = self._set.snapshot
+        self.groups: list[Group] = select(
+            self._set.index, snapshot=self.snapshot, config=config, overlay=self._set.overlay
+        )
+        self.fingerprint = fingerprint(
+            config, content_hash=self.snapshot.content_hash, overlay_hash=self._set.overlay_hash
+        )
+        self.faults = FaultLog(self.max_corrupt)
+        self._lock = Lock()
+        self._orders = [self._order(group) for group in self.groups]
+        self._pass_batches = [self._batches_in_pass(group) for group in self.groups]
+        counts = [
+            max(1, round(group.weight * batches)) if batches else 0
+            for group, batches in zip(self.groups, self._pass_batches, strict=True)
+        ]
+        self._counts = counts
+        paths = [(g.task, g.signature, f"{g.bucket[0]}x{g.bucket[1]}", repr(g.weight)) for g in self.groups]
+        self._interleaving = Interleaving(counts, paths=paths)
+        self.batches_per_epoch = self._interleaving.total
+        if not self.batches_per_epoch:
+            sizes = [group.size for group in self.groups]
+            raise ConfigError(
+                f"no group fills a batch of {config.batch_size} (sizes {sizes}) and ragged is drop: use keep"
+            )
+
+    def __getstate__(self) -> tuple[str, StreamConfig, int]:
+        return self.shards, self.config, self.max_corrupt
+
+    def __setstate__(self, state: tuple[str, StreamConfig, int]) -> None:
+        self.shards, self.config, self.max_corrupt = state
+        self._open()
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of the selection, each counted once (weights do not count)."""
+        return sum(group.size for group in self.groups)
+
+    def state(self, position: int) -> StreamState:
+        """State of a run whose next step starts at `position` (`batch.next_start`)."""
+        return StreamState(
+            version=1,
+            position=position,
+            epoch=position // self.batches_per_epoch,
+            fingerprint=dict(self.fingerprint),
+        )
+
+    def resume(self, state: StreamState) -> int:
+        """The position to pass as `start`.
+
+        Raises:
+            ConfigError: the state belongs to another order; names what differs.
+        """
+        return check_state(state, expected=self.fingerprint)
+
+    def batch(self, position: int, *, world: int = 1, rank: int = 0) -> Batch:
+        """The batch at `position` of the global sequence."""
+        return self._read(self._plan(position), next_start=position - rank + world)
+
+    def batches(
+        self,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        worker: int = 0,
+        workers: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+        prefetch: int = _DEFAULT_PREFETCH,
+    ) -> Iterator[Batch]:
+        """Batches of one reader in order: positions start + rank + k * world, every `workers`-th of them from `worker`.
+
+        Endless unless `stop` (a position) is given; where (stop - start) is no multiple of `world`, the first ranks
+        get one batch more. `prefetch` batches are read ahead by as many threads; 0 reads when asked.
+        """
+        if not (0 <= rank < world and 0 <= worker < workers):
+            raise ConfigError(f"rank {rank} of {world}, worker {worker} of {workers}: expected 0 <= rank < world")
+        if start < 0:
+            raise ConfigError(f"start ({start}) must not be negative")
+        first, stride = start + rank + worker * world, world * workers
+        positions = _count(first, stop=stop, stride=stride)
+        if prefetch <= 0:
+            for position in positions:
+                yield self.batch(position, world=world, rank=rank)
+            return
+        yield from self._ahead(positions, world=world, rank=rank, prefetch=prefetch)
+
+    def _ahead(self, positions: Iterator[int], *, world: int, rank: int, prefetch: int) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(max_workers=prefetch, thread_name_prefix="tagmoe-stream")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for position in positions:
+                pending.append(pool.submit(self._read, self._plan(position), next_start=position - rank + world))
+                if len(pending) > prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            pool.shutdown(wait=True)
+
+    def _order(self, group: Group) -> GroupOrder:
+        config = self.config
+        return GroupOrder(
+            group.size,
+            key=derive(config.seed, "group", group.name),
+            block=config.block_samples,
+            window=config.window_blocks,
+            shuffle=config.shuffle,
+        )
+
+    def _batches_in_pass(self, group: Group) -> int:
+        size = self.config.batch_size
+        return group.size // size if self.config.ragged == "drop" else -(-group.size // size)
+
+    def _plan(self, position: int) -> _Plan:
+        epoch, within = divmod(position, self.batches_per_epoch)
+        group, number = self._interleaving.locate(within, key=derive(self.config.seed, "epoch", epoch))
+        pass_, batch = divmod(epoch * self._counts[group] + number, self._pass_batches[group])
+        start = batch * self.config.batch_size
+        stop = min(start + self.config.batch_size, self.groups[group].size)
+        with self._lock:
+            numbers = self._orders[group].positions(pass_, start=start, stop=stop)
+        chosen = self.groups[group].records(numbers)
+        rows = self._set.index.records[chosen]
+        columns = (rows[name].tolist() for name in ("shard", "offset", "size", "crc32"))
+        return _Plan(position, epoch, group, list(zip(chosen.tolist(), *columns, strict=True)))
+
+    def _read(self, plan: _Plan, *, next_start: int) -> Batch:
+        group = self.groups[plan.group]
+        samples = tuple(self._sample(record, plan=plan) for record in plan.records)
+        return Batch(plan.position, plan.epoch, group.task, group.signature, group.bucket, samples, next_start)
+
+    def _sample(self, record: tuple[int, int, int, int, int], *, plan: _Plan) -> Sample:
+        """The sample, or a replacement of the same group that follows from the sample alone."""
+        wanted = record[0]
+        for attempt in range(_REPLACEMENTS):
+            try:
+                return self._parse(record)
+            except BadSpan as error:
+                self.faults.add(self._fault(record, reason=str(error), epoch=plan.epoch))
+                group = self.groups[plan.group]
+                number = derive(self.config.seed, "replace", wanted, attempt) % group.size
+                record = self._record(int(group.records(np.array([number], np.uint64))[0]))
+        raise DataError(f"{_REPLACEMENTS} replacements of one sample could not be read either: run `tagmoe verify`")
+
+    def _record(self, number: int) -> tuple[int, int, int, int, int]:
+        row = self._set.index.records[number]
+        return number, int(row["shard"]), int(row["offset"]), int(row["size"]), int(row["crc32"])
+
+    def _parse(self, record: tuple[int, int, int, int, int]) -> Sample:
+        number, shard, offset, size, crc32 = record
+        data = self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size)
+        if zlib.crc32(data) != crc32:
+            raise BadSpan("crc32 does not fit: the bytes changed since they were written")
+        overlay = self._set.overlay
+        return parse_sample(data, tag_ids=None if overlay is None else tag_ids_of(int(overlay[number])))
+
+    def _fault(self, record: tuple[int, int, int, int, int], *, reason: str, epoch: int) -> Fault:
+        shard = self.snapshot.shards[record[1]].name
+        return Fault(shard, key_at(self._set.source.local, shard=shard, offset=record[2]), reason, epoch)
+
+
+def _count(first: int, *, stop: int | None, stride: int) -> Iterator[int]:
+    while stop is None or first < stop:
+        yield first
+        first += stride
