@@ -15,8 +15,9 @@ CorpusKind = Literal["manifest", "parquet", "jsonl", "csv", "webdataset", "shard
 class CorpusSpec(Frozen):
     """Where a corpus is and how its fields map to a record.
 
-    `columns` maps tagmoe's fields (id, task, instruction, source, target, references, and anything to keep) to the
-    corpus's own column names; several reference columns are joined by `+` (`references=ref_a+ref_b`).
+    `columns` maps tagmoe's fields (id, task, instruction, source, target, references, and anything to keep under
+    another name) to the corpus's own columns: `a.b` is a member of a nested column, `a.0` an item of a list, `a|b`
+    the first of the two that exists, an empty text no column at all; reference columns are joined by `+`.
     """
 
     uri: str = Field(min_length=1)
@@ -30,4 +31,6 @@ class CorpusSpec(Frozen):
     """Task of records that do not state one; None: told from the images present."""
     name: str | None = None
     """Corpus name in uids; None: the last path component."""
+    image_root: str | None = None
+    """Folder or URL where picture paths start and stay; None: the folder of the file that names them."""
     limits: Limits = Limits()

@@ -14,6 +14,7 @@ Reason = Literal[
     "duplicate_id",
     "text_too_long",
     "empty_instruction",
+    "too_many_references",
     # read: its images
     "path_outside_root",
     "missing_image",

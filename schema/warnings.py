@@ -11,6 +11,11 @@ WARNINGS: dict[str, str] = {
     "empty_text": "The instruction holds no letters, so the tags come from the record's form alone.",
     "task_disagrees_with_images": "The task and the pictures do not fit (an edit without source, a generation with one).",
     "instruction_reads_as_caption": "The text describes a result instead of asking for a change.",
+    # decoding
+    "alpha_flattened": "A picture has transparent parts, which were laid on white.",
+    "cmyk_converted": "A picture is in CMYK and was converted to RGB without its colour profile.",
+    "reduced_to_8_bit": "A picture has 16 bits a pixel, which were scaled to 8.",
+    "rotated_by_exif": "A picture was turned upright as its EXIF orientation says; its bytes still lie on the side.",
     # confidence
     "low_confidence": "P of the least certain decision is below 0.6; the number is that probability.",
     "scope_unsure": "The two likeliest scopes are close; the number is P of the chosen one.",
@@ -33,7 +38,10 @@ WARNINGS: dict[str, str] = {
     "rule_repaired": "The likeliest tags broke a rule of the taxonomy and the least likely of them was dropped.",
     "no_type_found": "No type reached its threshold; the likeliest one was taken and the number is its P.",
     # several answers
-    "swap_test_inconsistent": "Asked again with source and target exchanged, the annotator gave the same scope and types.",
+    "swap_test_inconsistent": "The instruction looks carried out rather with source and target exchanged; the number "
+    "is P as given minus P exchanged.",
+    "asked_again": "The annotator's first reply broke a rule; the tags are from the reply after naming that.",
+    "escalated": "A first annotator was unsure and a second one was asked; the number is the first one's confidence.",
     "votes_disagree": "Several samples of the annotator gave different tags; the number is the share of the majority.",
 }
 """Name -> meaning. A warning is the name, or the name, `_` and a number such as `scope_local_but_changed_0.93`."""

@@ -1,0 +1,70 @@
+"""What a picture is, from its first bytes: the extension and the corpus are not believed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Format = Literal["jpeg", "png", "webp", "bmp", "tiff", "gif"]
+
+_SUPPORTED: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"BM", "bmp"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+)
+
+_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftyp", "MP4 video"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"II+\x00", "BigTIFF"),
+    (0, b"MM\x00+", "BigTIFF"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+)
+
+
+def sniff(data: bytes) -> Format | None:
+    """The supported format `data` begins as, or None."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((name for magic, name in _SUPPORTED if data.startswith(magic)), None)
+
+
+def sniff_unsupported(data: bytes) -> str | None:
+    """Name of a known picture or video format that is not read here, or None."""
+    return next((name for at, magic, name in _UNSUPPORTED if data[at:].startswith(magic)), None)
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Canvas (width, height) of a WebP from its first chunk, None when the header is cut or unknown.
+
+    Pillow's WebP decoder allocates the canvas while opening, so the size has to be known before.
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and len(data) >= 30:
+        width, height = int.from_bytes(data[26:28], "little"), int.from_bytes(data[28:30], "little")
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def webp_is_cut(data: bytes) -> bool:
+    """Whether the RIFF header promises more bytes than there are."""
+    return int.from_bytes(data[4:8], "little") + 8 > len(data)

@@ -1,0 +1,203 @@
+"""A Parquet file as rows: pictures stay on disk until asked for, and are then read in bounded batches."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+from threading import Lock
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...schema import DataError
+from .cells import ImageColumn, cell_bytes, image_columns, member, plain_columns, rows_of, split_index
+from .mark import content_mark
+from .rejected import ImageRejected
+from .store import Store
+from .table import BadRow, Located, Row
+
+_BATCH_ROWS = 512
+_IMAGE_BATCH_ROWS = 16
+_KEPT_BATCHES = 4
+_BUFFER_BYTES = 1 << 20
+
+
+class ParquetTable:
+    """One Parquet file."""
+
+    def __init__(self, store: Store, uri: str) -> None:
+        self._store = store
+        self.uri = uri
+        self._lock = Lock()
+        self._cursors: dict[str, _Cursor] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows by the footer."""
+        return self._file.metadata.num_rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return self._file.schema_arrow
+
+    def mark(self) -> str:
+        """See `content_mark`."""
+        with self._store.open(self.uri) as stream:
+            return content_mark(stream)
+
+    def head(self, count: int) -> Iterator[Row | BadRow]:
+        """See `Table`."""
+        return self.read(0, min(count, self.rows))
+
+    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+        """See `Table`; a row group that cannot be decoded gives a BadRow for each of its rows that is left."""
+        first = 0
+        for group in range(self._file.metadata.num_row_groups):
+            last = first + self._file.metadata.row_group(group).num_rows
+            if last > start and first < stop:
+                yield from self._read_group(group, max(start, first), min(stop, last), first=first)
+            first = last
+
+    def read_image(self, place: Located, *, limit: int) -> bytes:
+        """See `Table`. Reading in row order is cheap; a jump restarts at the row group."""
+        column = self._column(place.column or "")
+        if column is None or place.row is None or not 0 <= place.row < self.rows:
+            raise ImageRejected("read", "missing_image", f"{self.uri} has no picture at {place.row}, {place.column}")
+        with self._lock:
+            cursor = self._cursors.get(column.name)
+            if cursor is None:
+                cursor = self._cursors[column.name] = _Cursor(self._file, column)
+            try:
+                value = cursor.get(place.row)
+            except (pa.ArrowException, OSError) as error:
+                self._cursors.clear()
+                raise ImageRejected("read", "unreadable_file", f"{self.uri} row {place.row}: {error}"[:300]) from error
+        return cell_bytes(value, place, limit=limit)
+
+    def _column(self, name: str) -> ImageColumn | None:
+        images = self._images
+        return images.get(name) or images.get(split_index(name)[0])
+
+    def _read_group(self, group: int, start: int, stop: int, *, first: int) -> Iterator[Row | BadRow]:
+        row = start
+        try:
+            for batch, begins in self._batches(group, start, stop, first=first):
+                for item in rows_of(batch, images=self._images, uri=self.uri, first_row=begins, folder=self._folder):
+                    yield item
+                    row += 1
+        except (pa.ArrowException, OSError) as error:
+            detail = f"{self.uri}: row group {group} cannot be decoded: {error}"[:300]
+            for _ in range(row, stop):
+                yield BadRow("unreadable_file", detail)
+
+    def _batches(self, group: int, start: int, stop: int, *, first: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Batches of [start, stop) in one row group with the row each begins at; full pictures only where needed."""
+        images = list(self._images.values())
+        known = {image.name: self._presence(group, image) for image in images}
+        leaves = [leaf for image in images for leaf in _leaves(image, present=known[image.name])]
+        size = _BATCH_ROWS if all(v is not None for v in known.values()) else _IMAGE_BATCH_ROWS
+        names = [*plain_columns(self.schema), *leaves]
+        begins = first
+        for batch in self._file.iter_batches(size, row_groups=[group], columns=names):
+            ends = begins + batch.num_rows
+            if ends > start:
+                low, high = max(start, begins), min(stop, ends)
+                part = batch.slice(low - begins, high - low)
+                yield _with_presence(part, images, known), low
+            begins = ends
+            if begins >= stop:
+                return
+
+    def _presence(self, group: int, image: ImageColumn) -> bool | None:
+        """Whether all (True) or none (False) of the row group's cells hold bytes; None: the cells must be read."""
+        if image.is_list:
+            return None
+        info = self._file.metadata.row_group(group)
+        for i in range(info.num_columns):
+            column = info.column(i)
+            if column.path_in_schema == image.bytes_leaf:
+                nulls = column.statistics.null_count if column.statistics is not None else None
+                return {0: True, info.num_rows: False}.get(nulls) if nulls is not None else None
+        return None
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._store.open(self.uri), buffer_size=_BUFFER_BYTES)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self._store.root}/{self.uri} is not a whole Parquet file: {error}") from error
+
+    @cached_property
+    def _images(self) -> dict[str, ImageColumn]:
+        return image_columns(self.schema)
+
+    @property
+    def _folder(self) -> str:
+        return posixpath.dirname(self.uri)
+
+
+class _Cursor:
+    """Moves forward through one picture column and keeps the last few batches."""
+
+    def __init__(self, file: pq.ParquetFile, column: ImageColumn) -> None:
+        self._file = file
+        self._name = column.name if column.is_list else column.bytes_leaf
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._kept: OrderedDict[int, pa.Array] = OrderedDict()
+        self._next = self._end = 0
+
+    def get(self, row: int) -> object:
+        for begins, cells in self._kept.items():
+            if begins <= row < begins + len(cells):
+                return cast("object", cells[row - begins].as_py())
+        if not self._next <= row < self._end:
+            self._restart(row)
+        while True:
+            batch = next(self._batches)
+            begins, self._next = self._next, self._next + batch.num_rows
+            self._kept[begins] = batch.column(0)
+            while len(self._kept) > _KEPT_BATCHES:
+                self._kept.popitem(last=False)
+            if row < self._next:
+                return cast("object", batch.column(0)[row - begins].as_py())
+
+    def _restart(self, row: int) -> None:
+        first = 0
+        for group in range(self._file.metadata.num_row_groups):
+            end = first + self._file.metadata.row_group(group).num_rows
+            if row < end:
+                break
+            first = end
+        else:
+            raise IndexError(row)
+        self._kept.clear()
+        self._next, self._end = first, end
+        self._batches = self._file.iter_batches(_IMAGE_BATCH_ROWS, row_groups=[group], columns=[self._name])
+
+
+def _leaves(image: ImageColumn, *, present: bool | None) -> list[str]:
+    if present is None:
+        return [image.name]
+    return [f"{image.name}.path"] if image.has_path else []
+
+
+def _with_presence(batch: pa.RecordBatch, images: list[ImageColumn], known: dict[str, bool | None]) -> pa.RecordBatch:
+    """`batch` with stand-in cells (empty bytes or null) for picture columns whose bytes were not read."""
+    for image in images:
+        present = known[image.name]
+        if present is None:
+            continue
+        cells = pa.array([b"" if present else None] * batch.num_rows, pa.binary())
+        if image.is_struct:
+            names, parts = ["bytes"], [cells]
+            if image.has_path:
+                paths = member(batch.column(image.name), "path")
+                names, parts = ["bytes", "path"], [cells, paths]
+            cells = pa.StructArray.from_arrays(parts, names)
+        at = batch.schema.get_field_index(image.name)
+        batch = batch.set_column(at, image.name, cells) if at >= 0 else batch.append_column(image.name, cells)
+    return batch

@@ -1,0 +1,129 @@
+"""Bytes of a corpus by path relative to its root: a local folder, or any file system fsspec knows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from ...schema import DataError, StoppedError
+from .paths import safe_relative
+from .rejected import ImageRejected
+
+_HERE = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN}
+"""Faults of this machine or the network, not of the file: they never become rejects."""
+
+
+class Store(Protocol):
+    """Read access below one root. Every `path` is relative with forward slashes."""
+
+    @property
+    def root(self) -> str:
+        """The root as a person would write it."""
+        ...
+
+    def list(self, suffixes: Iterable[str]) -> list[str]:
+        """Sorted paths of files with one of `suffixes`, hidden files and folders left out."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a data file (not a picture) for random reading.
+
+        Raises:
+            DataError: missing, unreadable, or a link that leaves the root.
+        """
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes of a data file."""
+        ...
+
+    def read_image(self, path: str, *, limit: int) -> bytes:
+        """All bytes of a picture, at most `limit`.
+
+        Raises:
+            ImageRejected: with stage `read`.
+            StoppedError: a fault of the machine or the network.
+        """
+        ...
+
+
+class LocalStore:
+    """A folder on a mounted file system. A link below the root may not lead out of it.
+
+    `named` is a file the user named on the command line: it is theirs to choose, so it may be a link.
+    """
+
+    def __init__(self, folder: Path, *, named: str | None = None) -> None:
+        self._root = folder.resolve()
+        self._named = named
+
+    @property
+    def root(self) -> str:
+        """The folder."""
+        return str(self._root)
+
+    def list(self, suffixes: Iterable[str]) -> list[str]:
+        """See `Store`."""
+        wanted = tuple(suffixes)
+        found: list[str] = []
+        for folder, subfolders, names in os.walk(self._root):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            base = Path(folder).relative_to(self._root)
+            found.extend((base / n).as_posix() for n in names if n.endswith(wanted) and not n.startswith("."))
+        return sorted(found)
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Store`."""
+        try:
+            return (self._root / path).open("rb") if path == self._named else self._open_inside(path)
+        except ImageRejected as error:
+            raise DataError(f"{self._root}: {error.detail}. Copy the corpus with its links followed") from error
+        except OSError as error:
+            if error.errno in _HERE:
+                raise cannot_read(path, error) from error
+            raise DataError(f"cannot read {self._root / path}: {error.strerror}") from error
+
+    def size(self, path: str) -> int:
+        """See `Store`."""
+        with self.open(path) as stream:
+            return os.fstat(stream.fileno()).st_size
+
+    def read_image(self, path: str, *, limit: int) -> bytes:
+        """See `Store`."""
+        try:
+            with self._open_inside(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size > limit:
+                    raise too_large(path, size, limit)
+                return stream.read(limit)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ImageRejected("read", "missing_image", f"{path!r} is not in {self._root}") from error
+        except OSError as error:
+            if error.errno in _HERE:
+                raise cannot_read(path, error) from error
+            raise ImageRejected("read", "unreadable_file", f"{path!r}: {error.strerror}") from error
+
+    def _open_inside(self, path: str) -> BinaryIO:
+        real = (self._root / safe_relative(path)).resolve()
+        if not real.is_relative_to(self._root):
+            raise ImageRejected("read", "path_outside_root", f"{path!r} is a link that leaves the corpus folder")
+        # NOFOLLOW: a link swapped in after resolve() is not followed. NONBLOCK: a named pipe does not hang us.
+        stream = os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            stream.close()
+            raise ImageRejected("read", "unreadable_file", f"{path!r} is not a regular file")
+        return stream
+
+
+def too_large(path: str, size: int, limit: int) -> ImageRejected:
+    """The reject for a picture of `size` bytes."""
+    return ImageRejected("read", "image_too_large_bytes", f"{path!r} has {size} bytes, at most {limit} are read")
+
+
+def cannot_read(path: str, error: Exception) -> StoppedError:
+    """A fault that is not the record's, as the line a user can act on."""
+    return StoppedError(f"cannot read {path}: {error}. When it can be read again, run the same command again")
