@@ -37,6 +37,8 @@ class Labels:
     tag_probs_raw: tuple[float | None, ...]
     calibration: str = "none"
     warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why a tag was given or left out, one short line each."""
     usage: tuple[int, int] = (0, 0)
     """Prompt and completion tokens."""
 
@@ -74,6 +76,8 @@ class Annotator(Protocol):
     """Bound of each picture in `Prepared.pixels`; larger ones arrive scaled down."""
     batch_size: int
     """Records it likes to be given at once."""
+    parallel_batches: int
+    """Calls of `annotate` that may run at the same time, in threads; 1 for an engine that batches by itself."""
 
     def annotate(self, batch: Sequence[Prepared]) -> Sequence[Labels | Failure]:
         """Results in the order of `batch`, one each."""

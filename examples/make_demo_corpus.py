@@ -2,8 +2,9 @@
 
 python examples/make_demo_corpus.py ../shared/corpora
 
-Pictures are copied byte for byte; gold.jsonl holds the full tag sets of those records that have one; the manifest keeps every field of the origin and adds its licence. magicbrush-sample
-is left out: its authors ask that it not be published further.
+Pictures are copied byte for byte; the manifest keeps every field of the origin and adds its licence; gold.jsonl holds
+the full tag sets of those records that have one. magicbrush-sample is left out: its authors ask that it not be
+published further.
 """
 
 from __future__ import annotations

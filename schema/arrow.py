@@ -61,6 +61,7 @@ ANNOTATIONS = pa.schema(
         pa.field("evidence", pa.struct([(name, pa.float32()) for name in Evidence.model_fields])),
         pa.field("images", pa.list_(_IMAGE), nullable=False),
         pa.field("warnings", pa.list_(pa.string()), nullable=False),
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),
         pa.field("extra", pa.string(), nullable=False),
     ],
     metadata={_VERSION_KEY: FORMAT_VERSION.encode()},

@@ -112,6 +112,9 @@ class Annotation(Frozen):
     """None without both a source and a target picture."""
     images: tuple[ImageInfo, ...]
     warnings: tuple[str, ...]
+    """Names of `schema.warnings`, some with a number."""
+    reasons: tuple[str, ...] = ()
+    """Why a tag was given or left out, one short line each, where the annotator can say."""
     extra: dict[str, JsonValue]
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,12 @@ class PartInfo(Frozen):
     rejects: int
     sha256: str
     """Over the annotations file's bytes followed by the rejects file's bytes."""
+    reasons: dict[str, int] = {}
+    """Rejects by reason."""
+    warnings: dict[str, int] = {}
+    """Annotations by warning name, numbers dropped."""
+    tokens: tuple[int, int] = (0, 0)
+    """Prompt and completion tokens of the replies received while this part was made."""
 
 
 class RunInfo(BaseModel):
@@ -40,6 +47,9 @@ class RunInfo(BaseModel):
     """sha256 of the ordered part hashes, once complete."""
     taxonomy: str
     annotator: str
+    """name@version"""
+    settings_hash: str = ""
+    """Over everything else that determines a reply."""
     corpus: CorpusSpec
     corpus_name: str
     fingerprint: str
@@ -49,8 +59,6 @@ class RunInfo(BaseModel):
     parts: list[PartInfo] = []
     config: dict[str, JsonValue] = {}
     versions: dict[str, str] = {}
-    rejects_by_reason: dict[str, int] = {}
-    warnings_by_name: dict[str, int] = {}
     timings: dict[str, float] = {}
     """Seconds by stage, summed over sessions."""
 
@@ -63,6 +71,23 @@ class RunInfo(BaseModel):
     def rejected(self) -> int:
         """Rejected records in durable parts."""
         return sum(part.rejects for part in self.parts)
+
+    @property
+    def rejects_by_reason(self) -> dict[str, int]:
+        """Rejected records by reason, most frequent first."""
+        return _total(part.reasons for part in self.parts)
+
+    @property
+    def warnings_by_name(self) -> dict[str, int]:
+        """Annotations by warning name, most frequent first."""
+        return _total(part.warnings for part in self.parts)
+
+
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def part_name(part: int) -> str:

@@ -1,0 +1,98 @@
+"""Asking an annotator that lives in the main process: ledger first, then batches, several at a time if it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from ..schema import Taxonomy
+from .base import Annotator, Labels, Prepared
+from .ledger import Ledger, Reply, content_key
+from .outcome import Outcome, to_outcome
+from .patience import patiently
+from .work import Worked
+
+
+class Asker:
+    """Turns prepared pairs of one part into records, never asking what the ledger already answers."""
+
+    def __init__(self, annotator: Annotator, ledger: Ledger, *, taxonomy: Taxonomy, patience_seconds: float) -> None:
+        self.tokens = (0, 0)
+        """Prompt and completion tokens received by this process for this part."""
+        self._annotator = annotator
+        self._ledger = ledger
+        self._taxonomy = taxonomy
+        self._patience = patience_seconds
+
+    def outcomes(self, worked: Iterable[Worked]) -> Iterator[Outcome]:
+        """One record for each item, in any order. Finished records pass through.
+
+        Raises:
+            StoppedError: the annotator or the disk stayed unavailable; every reply received so far is in the ledger.
+        """
+        batch: list[tuple[str, Prepared]] = []
+        running: dict[Future[list[Reply]], list[tuple[str, Prepared]]] = {}
+        with ThreadPoolExecutor(self._annotator.parallel_batches, thread_name_prefix="annotate") as threads:
+            try:
+                for item in worked:
+                    if not isinstance(item, Prepared):
+                        yield item
+                        continue
+                    hashes = {image.role: image.sha256 for image in item.images}
+                    key = content_key(item.pair, hashes, self._annotator.provenance)
+                    known = self._ledger.get(key)
+                    if known is not None:
+                        yield self._outcome(item, known)
+                        continue
+                    batch.append((key, item))
+                    if len(batch) == self._annotator.batch_size:
+                        self._start(threads, running, batch)
+                        batch = []
+                        # One batch more than the annotator works on waits ready, so that it never waits for us.
+                        while len(running) > self._annotator.parallel_batches:
+                            yield from self._collect(running)
+                if batch:
+                    self._start(threads, running, batch)
+                while running:
+                    yield from self._collect(running)
+                self._commit()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self._keep_what_arrives(running)
+                raise
+
+    def _start(
+        self,
+        threads: ThreadPoolExecutor,
+        running: dict[Future[list[Reply]], list[tuple[str, Prepared]]],
+        batch: list[tuple[str, Prepared]],
+    ) -> None:
+        prepared = [item for _, item in batch]
+        running[threads.submit(lambda: list(self._annotator.annotate(prepared)))] = batch
+
+    def _collect(self, running: dict[Future[list[Reply]], list[tuple[str, Prepared]]]) -> Iterator[Outcome]:
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            batch = running.pop(future)
+            replies = future.result()
+            for (key, _), reply in zip(batch, replies, strict=True):
+                self._ledger.append(key, reply)
+                if isinstance(reply, Labels):
+                    self.tokens = (self.tokens[0] + reply.usage[0], self.tokens[1] + reply.usage[1])
+            if self._ledger.due:
+                self._commit()
+            for (_, item), reply in zip(batch, replies, strict=True):
+                yield self._outcome(item, reply)
+
+    def _keep_what_arrives(self, running: dict[Future[list[Reply]], list[tuple[str, Prepared]]]) -> None:
+        """After a fault: batches that are being answered all the same enter the ledger, which the caller closes."""
+        for future, batch in running.items():
+            if not future.cancelled() and future.exception() is None:
+                for (key, _), reply in zip(batch, future.result(), strict=True):
+                    self._ledger.append(key, reply)
+
+    def _commit(self) -> None:
+        patiently(self._ledger.commit, seconds=self._patience)
+
+    def _outcome(self, item: Prepared, reply: Reply) -> Outcome:
+        return to_outcome(item, reply, provenance=self._annotator.provenance, taxonomy=self._taxonomy)

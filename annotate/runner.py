@@ -1,0 +1,247 @@
+"""`tagmoe annotate`: every record ends in exactly one of annotations or rejects, however often the run is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..schema import ConfigError, Pair, Reject, Run, RunInfo, Taxonomy, load_taxonomy
+from ..schema.configs.annotate import AnnotateConfig
+from ..schema.runs import PartInfo, save_run_info
+from ..shards.console import Meter, progress
+from ..shards.corpus import Corpus, open_corpus
+from .asking import Asker
+from .base import Annotator, Provenance
+from .factory import make_annotator
+from .ledger import Ledger
+from .lock import exclusive
+from .outcome import Outcome
+from .partitions import durable_elsewhere, partition_root
+from .parts import is_whole, load_part, mend, part_count, rows_of, save_part
+from .patience import patiently
+from .work import make_worker
+from .workers import WorkerPool
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Counts that the live view shows."""
+
+    meter: Meter
+    accepted: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, outcome: Outcome, *, tokens: int) -> None:
+        """Count one finished record."""
+        if isinstance(outcome, Reject):
+            self.reasons[outcome.reason] += 1
+        else:
+            self.accepted += 1
+        rejected = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common(3))
+        note = f"ok {self.accepted}, rejected {self.reasons.total()}" + (f" ({rejected})" if rejected else "")
+        if tokens:
+            note += f", {tokens / max(time.monotonic() - self.started, 1e-6):,.0f} tokens/s"
+        self.meter.update(note=note)
+
+
+def annotate(
+    config: AnnotateConfig,
+    *,
+    out: Path,
+    partition: tuple[int, int] | None = None,
+    retry: Sequence[str] = (),
+    quiet: bool = False,
+) -> RunInfo:
+    """Annotate a corpus into RUN, going on where an earlier process stopped.
+
+    Args:
+        config: see AnnotateConfig.
+        out: RUN folder.
+        partition: (i, n): take the parts p with p mod n = i, in a folder of their own under RUN; `merge` joins them.
+        retry: reject reasons whose records are tried once more.
+        quiet: no progress.
+
+    Returns:
+        run.json's content.
+
+    Raises:
+        ConfigError: RUN was made from another corpus, annotator or taxonomy.
+        LockedError: another process works on RUN.
+        StoppedError: a full disk or dead endpoints outlasted the patience; the same command goes on.
+    """
+    corpus = open_corpus(config.corpus)
+    config = config.model_copy(update={"corpus": corpus.spec})
+    root = out if partition is None else partition_root(out, partition)
+    with exclusive(root):
+        annotator = make_annotator(config)
+        try:
+            info = _load_info(root, config, corpus, annotator, partition=partition)
+            work = _Work(config, corpus, annotator, info, root=root, out=out)
+            return work.run(retry, quiet=quiet)
+        finally:
+            annotator.close()
+
+
+@dataclass(slots=True)
+class _Work:
+    """One process's work on one run folder."""
+
+    config: AnnotateConfig
+    corpus: Corpus
+    annotator: Annotator
+    info: RunInfo
+    root: Path
+    out: Path
+
+    def run(self, retry: Sequence[str], *, quiet: bool) -> RunInfo:
+        started, before = time.monotonic(), self.info.timings.get("annotate", 0.0)
+        self._save()
+        durable = {part.part: part for part in self.info.parts}
+        mine = [part for part in range(part_count(self.info.rows)) if self._is_mine(part)]
+        pool = self._pool()
+        total = sum(len(rows_of(part, rows=self.info.rows)) for part in mine)
+        with progress("annotate", total=total, quiet=quiet) as meter:
+            seen = _Seen(meter)
+            try:
+                for part in mine:
+                    info = durable.get(part)
+                    again = retry if info and any(info.reasons.get(reason) for reason in retry) else ()
+                    if info is None or again:
+                        durable[part] = self._make_part(part, pool, seen, retry=again)
+                        self.info.parts = [durable[key] for key in sorted(durable)]
+                        self.info.timings["annotate"] = round(before + time.monotonic() - started, 3)
+                        self._save()
+                    else:
+                        meter.skip(info.annotations + info.rejects)
+            finally:
+                pool.close()
+        self.info.complete = True
+        self.info.run_hash = Run(self.root, self.info).hash_of_parts()
+        self._save()
+        return self.info
+
+    def _pool(self) -> WorkerPool:
+        annotator, config = self.annotator, self.config
+        max_pixels = annotator.max_pixels if annotator.sees_pixels else None
+        return WorkerPool(
+            partial(make_worker, config, max_pixels=max_pixels, embedded=annotator.embedded),
+            workers=config.workers or os.cpu_count() or 1,
+            chunk=config.chunk,
+            prefetch=0 if annotator.embedded else annotator.batch_size * annotator.parallel_batches,
+        )
+
+    def _is_mine(self, part: int) -> bool:
+        if self.info.partition is None:
+            return True
+        index, count = self.info.partition
+        return part % count == index and not durable_elsewhere(self.out, self.root, part)
+
+    def _save(self) -> None:
+        patiently(lambda: save_run_info(self.root, self.info), seconds=self.config.patience_seconds)
+
+    def _make_part(self, part: int, pool: WorkerPool, seen: _Seen, *, retry: Sequence[str]) -> PartInfo:
+        patience = self.config.patience_seconds
+        outcomes: list[Outcome] = []
+        if retry:
+            annotations, rejects = load_part(self.root, part)
+            outcomes += [*annotations, *(reject for reject in rejects if reject.reason not in retry)]
+            seen.meter.skip(len(outcomes))
+        ledger = Ledger(self.root / "ledger" / f"part-{part:05d}.log")
+        try:
+            asker = Asker(self.annotator, ledger, taxonomy=self._taxonomy, patience_seconds=patience)
+            pairs = self._pairs(part, outcomes, seen)
+            for outcome in asker.outcomes(pool.run(pairs)):
+                outcomes.append(outcome)
+                seen.count(outcome, tokens=sum(asker.tokens))
+            info = patiently(lambda: save_part(self.root, part, outcomes, tokens=asker.tokens), seconds=patience)
+        except BaseException:
+            ledger.close()
+            raise
+        ledger.remove()
+        return info
+
+    @property
+    def _taxonomy(self) -> Taxonomy:
+        return load_taxonomy(self.config.taxonomy)
+
+    def _pairs(self, part: int, outcomes: list[Outcome], seen: _Seen) -> Iterator[Pair]:
+        """Pairs of `part` that are not among `outcomes` yet; rows that cannot be read are added to `outcomes`."""
+        kept = {outcome.row for outcome in outcomes}
+        rows = rows_of(part, rows=self.info.rows)
+        for row, item in zip(rows, self.corpus.records(rows.start, rows.stop), strict=True):
+            if row in kept:
+                continue
+            if isinstance(item, Reject):
+                outcomes.append(item)
+                seen.count(item, tokens=0)
+            else:
+                yield item
+
+
+def _load_info(
+    root: Path, config: AnnotateConfig, corpus: Corpus, annotator: Annotator, *, partition: tuple[int, int] | None
+) -> RunInfo:
+    """run.json to start from: the recorded one with the parts that are still whole, or a fresh one."""
+    taxonomy = load_taxonomy(config.taxonomy)
+    provenance = annotator.provenance
+    rows = min(corpus.rows, config.limit or corpus.rows)
+    fresh = RunInfo(
+        taxonomy=taxonomy.ref,
+        annotator=provenance.annotator,
+        settings_hash=settings_hash(provenance, config),
+        corpus=corpus.spec,
+        corpus_name=corpus.name,
+        fingerprint=corpus.fingerprint,
+        rows=rows,
+        partition=partition,
+        config=config.model_dump(mode="json"),
+        versions=_versions(),
+    )
+    if not (root / "run.json").exists():
+        return fresh
+    old = Run.open(root, allow_incomplete=True).info
+    for name, what in (
+        ("fingerprint", "another corpus (or the corpus changed)"),
+        ("corpus_name", "another corpus name"),
+        ("taxonomy", "another taxonomy"),
+        ("annotator", "another annotator"),
+        ("settings_hash", "other settings of the annotator"),
+    ):
+        was, now = getattr(old, name), getattr(fresh, name)
+        if was != now:
+            raise ConfigError(f"{root} was made with {what}: {was}, now {now}. Use another --out, or the same settings")
+    fresh.timings = old.timings
+    recorded = {
+        part.part: part for part in old.parts if part.annotations + part.rejects == len(rows_of(part.part, rows=rows))
+    }
+    for part in range(part_count(rows)):
+        info = recorded.get(part)
+        whole = info if info is not None and is_whole(root, info) else mend(root, part, rows=rows)
+        if whole is not None:
+            fresh.parts.append(whole)
+    return fresh
+
+
+def settings_hash(provenance: Provenance, config: AnnotateConfig) -> str:
+    """Hex sha256 over everything that determines records: provenance and the bounds on pictures and text."""
+    parts = (*astuple(provenance), config.corpus.limits.model_dump_json())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("tagmoe", "pyarrow", "pillow", "numpy", "pydantic"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
