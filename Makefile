@@ -34,5 +34,8 @@ lint: $(VENV)/.installed ## format, lint and types
 bench: $(VENV)/.installed ## every benchmark side by side with its peer; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run_all.py
 
+docs: $(VENV)/.installed ## write docs/cli.md from the commands' own help
+	$(BIN)/python docs/make_cli_reference.py
+
 clean: ## remove what demo and tests made
 	rm -rf $(OUT) build dist .pytest_cache .ruff_cache .hypothesis

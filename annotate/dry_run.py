@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from pydantic import JsonValue
 
 from ..schema import Pair, Reject, load_taxonomy
 from ..schema.configs.annotate import AnnotateConfig
 from ..shards.console import print_json, say
-from ..shards.corpus import open_corpus
+from ..shards.corpus import Corpus, open_corpus
+from .base import Prepared
+from .prepare import prepare
 
 _SHOWN = 3
 
@@ -29,10 +33,7 @@ def dry_run(config: AnnotateConfig, *, json: bool) -> None:
         "config": config.model_dump(mode="json"),
     }
     if asked is not None:
-        from .vlm import preview
-
-        pair = next((item for item in first if isinstance(item, Pair)), None)
-        result["vlm"] = preview(config.vlm, load_taxonomy(config.taxonomy), pair=pair, rows=rows)
+        result["request"] = _first_request(config, corpus, first, rows=rows)
     if json:
         print_json(result)
         return
@@ -42,6 +43,18 @@ def dry_run(config: AnnotateConfig, *, json: bool) -> None:
             say(f"  row {item.row} would be rejected: {item.reason}: {item.detail}")
         else:
             say(f"  row {item.row} {item.id} {item.task} [{', '.join(item.roles)}] {item.instruction[:100]}")
-    if asked is not None and isinstance(shown := result["vlm"], dict):
-        for name, value in shown.items():
+    if isinstance(request := result.get("request"), dict):
+        for name, value in request.items():
             say(f"--- {name}\n{value}")
+
+
+def _first_request(config: AnnotateConfig, corpus: Corpus, first: list[Pair | Reject], *, rows: int) -> JsonValue:
+    from .vlm import preview
+
+    for item in first:
+        prepared = prepare(item, corpus, max_pixels=config.vlm.pictures.max_pixels) if isinstance(item, Pair) else item
+        if isinstance(prepared, Prepared):
+            shown = asdict(preview(prepared, config=config.vlm, taxonomy=load_taxonomy(config.taxonomy)))
+            tokens = sum(shown[name] for name in ("prompt_tokens", "picture_tokens", "reply_tokens"))
+            return {**shown, "tokens_of_the_run": tokens * rows * config.vlm.sampling.votes}
+    return None

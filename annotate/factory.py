@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from ..schema import load_taxonomy
+from ..schema import Taxonomy, load_taxonomy
 from ..schema.configs.annotate import AnnotateConfig
 from .base import Annotator
 
@@ -15,17 +16,21 @@ def make_annotator(config: AnnotateConfig) -> Annotator:
     Raises:
         ConfigError: its extra is not installed, its weights do not fit the taxonomy, or its settings cannot work.
     """
+    taxonomy = load_taxonomy(config.taxonomy)
+    if config.annotator != "local":
+        return _make_vlm(config.annotator, config, taxonomy)
     from .local import LocalAnnotator
 
-    taxonomy = load_taxonomy(config.taxonomy)
     weights = Path(config.weights) if config.weights is not None else None
-    if config.annotator == "local":
-        local = LocalAnnotator(weights=weights, taxonomy=taxonomy)
-        if config.escalate is None:
-            return local
-        from .vlm import EscalatingAnnotator, make_vlm
+    local = LocalAnnotator(weights=weights, taxonomy=taxonomy)
+    if config.escalate is None:
+        return local
+    from .vlm import EscalatingAnnotator
 
-        return EscalatingAnnotator(local, make_vlm(config.escalate, config.vlm, taxonomy), below=config.below)
+    return EscalatingAnnotator(local, _make_vlm(config.escalate, config, taxonomy), below=config.below)
+
+
+def _make_vlm(kind: Literal["vllm", "server"], config: AnnotateConfig, taxonomy: Taxonomy) -> Annotator:
     from .vlm import make_vlm
 
-    return make_vlm(config.annotator, config.vlm, taxonomy)
+    return make_vlm(kind, config.vlm, taxonomy)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..schema import DataError, Run, RunInfo
 from ..schema.files import explain, sync_folder
 from ..schema.runs import PartInfo, save_run_info
-from .lock import exclusive
+from ..shards.lock import locked
 from .parts import is_whole, part_count, paths
 
 _SAME = ("taxonomy", "annotator", "settings_hash", "corpus_name", "fingerprint", "rows")
@@ -69,7 +69,7 @@ def merge(out: Path) -> RunInfo:
         raise DataError(
             f"{len(missing)} of {part_count(first.info.rows)} parts are missing ({shown}): finish their partitions"
         )
-    with exclusive(out):
+    with locked(out / "lock", what=str(out)):
         for run, part in found.values():
             if not is_whole(run.root, part):
                 raise DataError(f"part {part.part} of {run.root} is damaged or missing: run that partition again")

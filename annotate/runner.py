@@ -18,11 +18,11 @@ from ..schema.configs.annotate import AnnotateConfig
 from ..schema.runs import PartInfo, save_run_info
 from ..shards.console import Meter, progress
 from ..shards.corpus import Corpus, open_corpus
+from ..shards.lock import locked
 from .asking import Asker
 from .base import Annotator, Provenance
 from .factory import make_annotator
 from .ledger import Ledger
-from .lock import exclusive
 from .outcome import Outcome
 from .partitions import durable_elsewhere, partition_root
 from .parts import is_whole, load_part, mend, part_count, rows_of, save_part
@@ -81,7 +81,7 @@ def annotate(
     corpus = open_corpus(config.corpus)
     config = config.model_copy(update={"corpus": corpus.spec})
     root = out if partition is None else partition_root(out, partition)
-    with exclusive(root):
+    with locked(root / "lock", what=str(root)):
         annotator = make_annotator(config)
         try:
             info = _load_info(root, config, corpus, annotator, partition=partition)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing import connection
 
 from ..schema import Pair, StoppedError
 from .outcome import crashed
@@ -31,7 +33,16 @@ def _start(make_work: Callable[[], Work]) -> None:
     global _make_work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _make_work = make_work
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever: it holds both ends of its queue itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run(pairs: Sequence[Pair]) -> Sequence[Worked]:

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_annotate import make_labels, make_pair
-
 from tagmoe.annotate.base import Failure, Labels, Provenance
 from tagmoe.annotate.ledger import Ledger, content_key
-from tagmoe.annotate.lock import exclusive
+from tagmoe.shards.lock import locked
 from tagmoe.annotate.patience import patiently
 from tagmoe.schema import LockedError, StoppedError
 
@@ -122,15 +121,15 @@ def vars_of(provenance: Provenance) -> dict[str, str]:
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom tagmoe.annotate.lock import exclusive\n"
-        "with exclusive(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tagmoe.shards.lock import locked\n"
+        "with locked(Path(sys.argv[1]), what="run"):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=str(holder.pid)), exclusive(tmp_path):
+        with pytest.raises(LockedError, match=str(holder.pid)), locked(tmp_path / "lock", what="run"):
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-    with exclusive(tmp_path):
+    with locked(tmp_path / "lock", what="run"):
         pass
