@@ -1,0 +1,100 @@
+"""A run against another one over the same records: agreement per tag, and which tags flipped on which records."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...schema import DataError, Run
+from ...schema.configs.audit import AuditConfig
+from ...schema.report import AlphaScore, Drift, Flip
+from .agreement import krippendorff_alpha
+from .columns import Columns, load_columns
+from .frequencies import examples
+
+
+def compare_runs(columns: Columns, other: Run, *, config: AuditConfig) -> Drift:
+    """Compare `columns` (now) with the run `other` (before); records are matched by uid, tags by name.
+
+    Raises:
+        DataError: the runs share no record.
+    """
+    before = load_columns(other)
+    here, there = match_records(columns, before)
+    if not len(here):
+        raise DataError(
+            f"{other.root} shares no record with this run: expected a run over corpus {columns.corpus[:1].tolist()}"
+        )
+    shared = [tag for tag in columns.taxonomy.tags if tag.name in before.taxonomy.by_name]
+    now_GT = columns.tags[here][:, [tag.id for tag in shared]]
+    then_GT = before.tags[there][:, [before.taxonomy.by_name[tag.name].id for tag in shared]]
+    tags = [
+        _score(columns, here, tag_place, now_GT, then_GT, shared, config=config) for tag_place in range(len(shared))
+    ]
+    used = [score.alpha.value for score, any_ in zip(tags, (now_GT | then_GT).any(axis=0), strict=True) if any_]
+    known = [value for value in used if value is not None]
+    return Drift(
+        source=str(other.root),
+        run_hash=other.info.run_hash or "",
+        annotator=other.info.annotator,
+        matched=len(here),
+        only_here=len(columns) - len(here),
+        only_there=len(before) - len(there),
+        changed=int((now_GT != then_GT).any(axis=1).sum()),
+        mean_alpha=sum(known) / len(known) if known else None,
+        tags=tags,
+        scope_flips=_scope_flips(columns, before, here, there),
+    )
+
+
+def match_records(columns: Columns, other: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the records that both hold, in the order of `columns`."""
+    place = {uid: i for i, uid in enumerate(other.uid.to_pylist())}
+    pairs = [(i, place[uid]) for i, uid in enumerate(columns.uid.to_pylist()) if uid in place]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _score(
+    columns: Columns, here: NDArray[np.int64], place: int, now: NDArray[np.bool_], then: NDArray[np.bool_],
+    shared: list, *, config: AuditConfig,
+) -> AlphaScore:  # fmt: skip
+    tag = shared[place]
+    ratings = np.stack([then[:, place], now[:, place]], axis=1)
+    flipped = here[now[:, place] != then[:, place]]
+    return AlphaScore(
+        id=tag.id,
+        name=tag.name,
+        tier=tag.tier,
+        alpha=krippendorff_alpha(ratings, draws=config.bootstrap, level=config.confidence_level, seed=config.seed),
+        gained=int((now[:, place] & ~then[:, place]).sum()),
+        lost=int((~now[:, place] & then[:, place]).sum()),
+        examples=examples(columns, flipped),
+    )
+
+
+def _scope_flips(columns: Columns, before: Columns, here: NDArray[np.int64], there: NDArray[np.int64]) -> list[Flip]:
+    now, then = _scopes(columns)[here], _scopes(before)[there]
+    flipped = np.flatnonzero(now != then)
+    counts = Counter(zip(then[flipped].tolist(), now[flipped].tolist(), strict=True))
+    return [
+        Flip(
+            before=old,
+            after=new,
+            count=count,
+            examples=examples(columns, here[flipped[(then[flipped] == old) & (now[flipped] == new)]]),
+        )
+        for (old, new), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _scopes(columns: Columns) -> NDArray[np.object_]:
+    """[N], the name of each record's scope; "none" or "several" where the rule is broken."""
+    scopes = columns.taxonomy.tier("scope")
+    given = columns.tags[:, [tag.id for tag in scopes]]
+    names = np.array([tag.name for tag in scopes], object)[given.argmax(axis=1)]
+    names[given.sum(axis=1) == 0] = "none"
+    names[given.sum(axis=1) > 1] = "several"
+    return names

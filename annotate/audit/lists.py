@@ -1,0 +1,62 @@
+"""Exported lists beside the report: CSV files that no spreadsheet can be made to execute."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ...schema.files import write_text
+from ...schema.report import Queue
+from .details import Detail
+
+_LIST_CHARS = 500
+_FORMULA = re.compile(r"^\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def safe_cell(text: str) -> str:
+    """A text cell that stays text.
+
+    Control and bidirectional characters become spaces; what a spreadsheet would take for a formula gets an apostrophe
+    in front.
+    """
+    plain = _CONTROL.sub(" ", text)
+    plain = plain[:_LIST_CHARS] + "\u2026" if len(plain) > _LIST_CHARS else plain
+    return "'" + plain if _FORMULA.match(plain) else plain
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str | int | float]]) -> None:
+    """Write a CSV of safe cells atomically; numbers are written as they are."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(list(header))
+    for row in rows:
+        writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
+    write_text(path, stream.getvalue())
+
+
+def write_queue(path: Path, queue: Queue, details: Mapping[int, Detail]) -> None:
+    """Export one queue; `details` are keyed by corpus row."""
+    write_csv(
+        path,
+        ("place", "row", "id", "uid", "score", "reason", "instruction"),
+        (
+            (place, entry.row, entry.id, entry.uid, entry.score, entry.reason, details[entry.row].text)
+            for place, entry in enumerate(queue.entries, start=1)
+        ),
+    )
+
+
+def write_plan(path: Path, details: Iterable[Detail], tags: Mapping[int, list[str]]) -> None:
+    """Export the sampling plan in the order in which to review."""
+    write_csv(
+        path,
+        ("place", "row", "id", "uid", "tags", "instruction"),
+        (
+            (place, detail.row, detail.id, detail.uid, ", ".join(tags[detail.row]), detail.text)
+            for place, detail in enumerate(details, start=1)
+        ),
+    )
