@@ -27,6 +27,9 @@ _UPRIGHT = {
 }
 """EXIF orientation -> what makes the picture upright; 5 to 8 exchange width and height."""
 
+_END_MARKERS = {"jpeg": b"\xff\xd9", "png": b"IEND", "gif": b";"}
+"""What a whole file ends with, a few stray bytes aside."""
+
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 _WITH_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _DIRECT = {"RGB", "L", "1", "P", "YCbCr"}
@@ -162,11 +165,9 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def _broken(data: bytes, kind: str, error: Exception) -> ImageRejected:
-    text = f"{kind} of {len(data)} bytes: {error or type(error).__name__}".replace("\n", " ")[:300]
-    cut = "truncated" in text or isinstance(error, EOFError)
-    if isinstance(error, UnidentifiedImageError):
-        text = f"{kind} of {len(data)} bytes whose header cannot be read"
-        cut = (kind == "jpeg" and b"\xff\xd9" not in data[-64:]) or (kind == "png" and b"IEND" not in data[-64:])
+    what = "its header cannot be read" if isinstance(error, UnidentifiedImageError) else str(error)
+    text = f"{kind} of {len(data)} bytes: {what or type(error).__name__}".replace("\n", " ")[:300]
+    cut = "truncated" in text or isinstance(error, EOFError) or _END_MARKERS.get(kind, b"") not in data[-64:]
     return _rejected("truncated_image" if cut else "corrupt_image", text)
 
 

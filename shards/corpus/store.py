@@ -108,10 +108,11 @@ class LocalStore:
             raise ImageRejected("read", "unreadable_file", f"{path!r}: {error.strerror}") from error
 
     def _open_inside(self, path: str) -> BinaryIO:
-        real = (self._root / safe_relative(path)).resolve()
+        # Not Path.resolve(): it raises RuntimeError on a loop of links, while opening the path is a plain OSError.
+        real = Path(os.path.realpath(self._root / safe_relative(path)))
         if not real.is_relative_to(self._root):
             raise ImageRejected("read", "path_outside_root", f"{path!r} is a link that leaves the corpus folder")
-        # NOFOLLOW: a link swapped in after resolve() is not followed. NONBLOCK: a named pipe does not hang us.
+        # NOFOLLOW: a link swapped in after realpath() is not followed. NONBLOCK: a named pipe does not hang us.
         stream = os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             stream.close()
