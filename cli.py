@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,9 +16,9 @@ import typer
 
 from .annotate import commands as annotate_commands
 from .annotate.audit import commands as audit_commands
-from .schema import TagmoeError, Task, load_taxonomy, reply_schema
+from .schema import ConfigError, TagmoeError, Task, load_taxonomy, reply_schema
 from .shards import commands as shards_commands
-from .shards.console import err, print_json, printable, say
+from .shards.console import err, print_json, printable, relative, say
 from .train import commands as train_commands
 
 app = typer.Typer(
@@ -111,11 +114,48 @@ def demo(
 ) -> None:
     """Take the sample corpus the whole way: annotate, audit, build-shards, verify, train.
 
+    Every stage is an ordinary command, printed before it runs, with its time and peak memory after.
+
     Example: tagmoe demo --out demo-out
     """
-    from .demo import run_demo
+    pairs = corpus or Path(__file__).parent / "examples" / "demo-corpus"
+    if not pairs.exists():
+        raise ConfigError(f"{pairs} does not exist: the sample corpus comes with the repository, or give --corpus")
+    gold = pairs / "gold.jsonl"
+    run, report, shards, trained = (out / name for name in ("run", "report", "shards", "train"))
+    stages = [
+        ["annotate", str(pairs), "--out", str(run)],
+        ["audit", str(run), "--out", str(report), *(["--gold", str(gold)] if gold.is_file() else [])],
+        ["build-shards", str(run), "--out", str(shards)],
+        ["verify", str(shards)],
+        ["train", str(shards), "--out", str(trained), "--preset", "tiny"],
+    ]
+    if steps is not None:
+        stages[-1] += ["--set", f"steps={steps}"]
+    measured = [_run_stage(stage) for stage in stages]
+    say("\nstage          seconds  peak MiB")
+    for stage, (seconds, mebibytes) in zip(stages, measured, strict=True):
+        say(f"{stage[0]:<14} {seconds:7.1f}  {mebibytes:8d}")
+    say("\nlook at")
+    for path, what in (
+        (report / "report.html", "tag quality: open it in a browser; keys 1-9 and arrows review records"),
+        (shards / "README.md", "dataset card; the tars open with webdataset and datasets"),
+        (trained / "routing", "which expert serves which tag, and whether that is more than chance"),
+        (trained / "tensorboard", f"losses: tensorboard --logdir {relative(trained / 'tensorboard')}"),
+    ):
+        say(f"  {relative(path)}  {what}")
 
-    run_demo(out=out, steps=steps, corpus=corpus)
+
+def _run_stage(arguments: list[str]) -> tuple[float, int]:
+    """Run one command in a process of its own; seconds and peak MiB of it or its largest child."""
+    say(f"\n$ tagmoe {shlex.join(arguments)}")
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "tagmoe.cli", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise typer.Exit(process.returncode)
+    return time.monotonic() - started, usage.ru_maxrss // 1024
 
 
 def _task(text: str | None) -> Task | None:

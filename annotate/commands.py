@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -133,9 +134,9 @@ def _mapping(columns: list[str] | None) -> dict[str, str] | None:
     return mapping
 
 
-def _given(options: dict[str, object]) -> dict[str, object]:
+def _given(options: Mapping[str, object]) -> dict[str, object]:
     """`options` without what was not given, at every depth."""
-    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in options.items()}
+    nested = {key: _given(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     return {key: value for key, value in nested.items() if value is not None and value != {}}
 
 

@@ -122,7 +122,7 @@ def vars_of(provenance: Provenance) -> dict[str, str]:
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom tagmoe.shards.lock import locked\n"
-        "with locked(Path(sys.argv[1]), what="run"):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "with locked(Path(sys.argv[1]), what='run'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
