@@ -59,6 +59,7 @@ def card(
     """One record as the page's script reads it."""
     index = detail.index
     ids = np.flatnonzero(columns.tags[index]).tolist()
+    texts = {rule.name: rule.text for rule in columns.taxonomy.rules}
     broken = columns.taxonomy.check(ids, task=columns.task[index])
     evidence = columns.evidence[index]
     measured = (
@@ -84,7 +85,7 @@ def card(
         "probs": [_short(p) for p in columns.probs[index]],
         "evidence": measured,
         "warnings": detail.warnings[:40],
-        "rules": [violation.message for violation in broken],
+        "rules": [texts.get(violation.rule, violation.message) for violation in broken],
         "queues": queues,
         "images": images,
         "masked": {"source", "target"} <= roles,

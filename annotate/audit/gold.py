@@ -19,7 +19,7 @@ from . import calibration
 from .columns import Columns
 from .queues import Ranking
 from .sampling import Verified
-from .statistics import NOTHING, auroc_interval, bootstrap_counts, f1_of, wilson
+from .statistics import NOTHING, auroc_interval, bootstrap_counts, f1_interval, f1_of, wilson
 
 
 class GoldRecord(BaseModel):
@@ -208,9 +208,7 @@ def _score_tag(
         true_negative=tn,
         precision=wilson(tp, tp + fp, level=level),
         recall=wilson(tp, tp + fn, level=level),
-        f1=bootstrap_counts(
-            [tp, fp, fn, tn], f1_of, n=tp + fp + fn, draws=config.bootstrap, level=level, seed=config.seed
-        ),
+        f1=f1_interval(tp, fp, fn, level=level),
         ece=calibration.ece_interval(
             probs[known, tag_id], truth[known, tag_id], draws=config.bootstrap, level=level, seed=config.seed
         ),

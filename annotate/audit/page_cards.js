@@ -59,7 +59,7 @@ function shots(card, lazily) {
 
 function why(card) {
   if (QUEUE.has(view.queue)) return el("div", { class: "why" }, `#${card.queues[view.queue][0]}  `, card.queues[view.queue][2]);
-  if (card.rules.length) return el("div", { class: "why" }, card.rules[0]);
+  if (card.rules.length) return el("div", { class: "why" }, "Broken rule: ", card.rules[0]);
   const best = Object.entries(card.queues).filter(([name, q]) => q[1] >= QUEUE.get(name).threshold).sort((a, b) => a[1][0] - b[1][0])[0];
   return best ? el("div", { class: "why" }, QUEUE.get(best[0]).title, ": ", best[1][2]) : null;
 }

@@ -5,7 +5,7 @@ function bar(name, value, max, label, kind, onclick) {
   const parts = [
     el("span", { class: "name", title: name }, name),
     el("span", { class: "track" }, el("span", { class: "fill", width: (max ? (100 * value) / max : 0).toFixed(2) + "%" })),
-    el("span", { class: "num" }, label),
+    el("span", { class: "num" }, el("b", {}, whole(value)), label),
   ];
   return onclick
     ? el("button", { type: "button", class: "bar " + (kind || ""), onclick }, parts)
@@ -28,9 +28,9 @@ function histogram(h, { width = 420, height = 130, label = "" } = {}) {
 }
 
 function heatmap(tags, pairs, onpick) {
-  const size = 17, left = 138, top = 118;
+  const size = 17, left = 150, top = 112, right = 84;
   const used = tags.map((tag, i) => i).filter((i) => pairs[i][i] > 0);
-  const width = left + used.length * size + 34, height = top + used.length * size + 4;
+  const width = left + used.length * size + right, height = top + used.length * size + 4;
   const out = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Share of records of the row's tag that also carry the column's tag" });
   used.forEach((i, a) => {
     out.append(svg("text", { x: left - 6, y: top + a * size + 12.5, "text-anchor": "end" }, tags[i].name));

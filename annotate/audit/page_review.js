@@ -114,7 +114,7 @@ function drawReview() {
         el("div", { class: "text", dir: "auto" }, visible(card.text)),
         card.length > card.text.length ? el("p", { class: "note" }, `${whole(card.length)} characters in all; the rest is left out here.`) : null,
         queues.map(([name, q]) => el("div", { class: "why" }, `${QUEUE.get(name).title} (#${q[0]}): ${q[2]}`)),
-        card.rules.map((rule) => el("div", { class: "why" }, rule)),
+        card.rules.map((rule) => el("div", { class: "why" }, "Broken rule: ", rule)),
         card.warnings.length ? el("p", { class: "note" }, "Warnings: ", visible(clip(card.warnings.join(", "), 600))) : null,
         factList(card)),
       el("div", { class: "tiers" }, TIERS.map((tier, place) => tierBox(tier, place, card)))));

@@ -40,7 +40,7 @@ function tagsSection() {
   const tiers = ["scope", "type", "preservation"].map((tier) => {
     const tags = REPORT.tags.filter((tag) => tag.tier === tier).sort((a, b) => b.count - a.count);
     return panel(tier[0].toUpperCase() + tier.slice(1), tags.map((tag) =>
-      bar(tag.name, tag.count, total, `${whole(tag.count)}  ${share(tag.count, total)}`, tier, () => showTag(tag.id))));
+      bar(tag.name, tag.count, total, share(tag.count, total), tier, () => showTag(tag.id))));
   });
   const sets = REPORT.combinations.slice(0, 12).map((set) => [
     el("div", { class: "tags" }, set.tag_ids.length ? set.tag_ids.map(tagChip) : "no tag"), whole(set.count), share(set.count, total)]);
@@ -112,7 +112,7 @@ function duplicatesSection() {
 
 function coverageSection() {
   const c = REPORT.coverage;
-  const counts = (title, map) => panel(title, Object.entries(map).sort((a, b) => b[1] - a[1]).slice(0, 20).map(([name, n]) => bar(clip(name, 60), n, c.annotated, `${whole(n)}  ${share(n, c.annotated)}`)));
+  const counts = (title, map) => panel(title, Object.entries(map).sort((a, b) => b[1] - a[1]).slice(0, 20).map(([name, n]) => bar(clip(name, 60), n, c.annotated, share(n, c.annotated))));
   return section("coverage", "Coverage and rejects", `${whole(c.rows)} rows: ${whole(c.annotated)} annotated, ${whole(c.rejected)} rejected. ${whole(c.without_pictures)} annotated records have no picture at all.`,
     el("div", { class: "grid" }, counts("Task", c.by_task), Object.keys(c.by_corpus).length > 1 ? counts("Corpus", c.by_corpus) : null,
       panel("Rejects", c.rejects.length

@@ -71,6 +71,19 @@ def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, floa
     return float(low), float(high)
 
 
+def f1_interval(tp: int, fp: int, fn: int, *, level: float = 0.95) -> Estimate:
+    """F1 with an interval that also works at 0 and 1, where a bootstrap is blind.
+
+    F1 = 2 J / (1 + J) grows with the Jaccard index J = tp / (tp + fp + fn), a proportion: Wilson's interval of J is
+    carried over.
+    """
+    jaccard = wilson(tp, tp + fp + fn, level=level)
+    if jaccard.value is None or jaccard.low is None or jaccard.high is None:
+        return NOTHING
+    value, low, high = (2 * j / (1 + j) for j in (jaccard.value, jaccard.low, jaccard.high))
+    return Estimate(value=value, low=low, high=high, n=jaccard.n)
+
+
 def f1_of(counts_BC: NDArray[np.float64]) -> NDArray[np.float64]:
     """F1 from counts (true positive, false positive, false negative, ...) in the last axis; NaN without any."""
     tp, fp, fn = counts_BC[..., 0], counts_BC[..., 1], counts_BC[..., 2]
