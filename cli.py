@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -104,6 +105,33 @@ def validate(
             say(f"valid: {', '.join(loaded.names(ids))}")
     if any(violation.severity == "error" for violation in violations):
         raise typer.Exit(1)
+
+
+@taxonomy_app.command()
+def migrate(
+    run: Annotated[Path, typer.Argument(help="Run folder; it is only read.")],
+    to: Annotated[str, typer.Option(help="The new taxonomy: NAME@VERSION or a TOML file.")],
+    changes: Annotated[Path, typer.Option(help="TOML with [[changes]]: kind (rename, merge, split, drop), old, new.")],
+    out: Annotated[Path | None, typer.Option(help="Write the migrated run here; without it, only show.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show what a taxonomy change does to a run, and with --out do it.
+
+    Ambiguous records become rejects; `tagmoe annotate --retry-rejects ambiguous_migration` asks for exactly those.
+
+    Example: tagmoe taxonomy migrate runs/demo --to mine@2.toml --changes changes.toml
+    """
+    from .annotate.migrate import migrate as run_migration
+
+    seen = run_migration(run, to=to, changes=changes, out=out)
+    if json_:
+        print_json({**asdict(seen), "transitions": dict(seen.transitions.most_common())})
+        return
+    say(f"{seen.unchanged} records keep their tags, {seen.changed} change, {seen.ambiguous} are ambiguous")
+    for transition, count in seen.transitions.most_common(10):
+        say(f"  {count:6d}  {transition}")
+    if out is None:
+        say("nothing written: give --out to do it")
 
 
 @app.command()

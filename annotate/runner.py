@@ -217,7 +217,7 @@ def _load_info(
         ("settings_hash", "other settings of the annotator"),
     ):
         was, now = getattr(old, name), getattr(fresh, name)
-        if was != now:
+        if was and was != now:
             raise ConfigError(f"{root} was made with {what}: {was}, now {now}. Use another --out, or the same settings")
     fresh.timings = old.timings
     recorded = {

@@ -35,6 +35,7 @@ Reason = Literal[
     "refused_by_endpoint",
     "worker_crashed",
     "annotator_failed",
+    "ambiguous_migration",
     # shard
     "image_changed",
     "image_missing",
