@@ -2,7 +2,6 @@
 
 import pytest
 from support_annotate import make_broken, make_dying, make_labelling, make_pair
-
 from tagmoe.annotate.workers import WorkerPool
 from tagmoe.schema import Annotation, Reject, StoppedError
 
