@@ -1,0 +1,138 @@
+"""The embedded annotator: text first, pixels where there are any, calibrated, deterministic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from ...schema.evidence import Evidence
+from ...schema.taxonomy import DEFAULT_TAXONOMY, Taxonomy, load_taxonomy
+from ...schema.warnings import warning
+from ..base import Labels, Prepared, Provenance
+from .contradictions import contradictions
+from .decide import choose
+from .intents import KEEPS, SCOPES, TYPES
+from .model import Floats, Model, load, sigmoid, softmax
+from .record import Reading, features, read
+from .words import MAX_CHARS
+
+VERSION = "1"
+SHIPPED = "weights.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What the annotator thinks of one record: P(tag) by tag id, before and after calibration."""
+
+    raw: tuple[float, ...]
+    calibrated: tuple[float, ...]
+    reading: Reading
+
+
+class LocalAnnotator:
+    """Labels pairs without a GPU or a download.
+
+    Args:
+        weights: a file written by `tagmoe fit-local`; None for the shipped one.
+
+    Raises:
+        DataError: the file is not a model of this version.
+    """
+
+    name = "local"
+    version = VERSION
+    embedded = True
+    sees_pixels = False
+    max_pixels = 0
+    batch_size = 64
+
+    def __init__(self, weights: Path | None = None) -> None:
+        path = weights or Path(str(resources.files(__package__) / SHIPPED))
+        self.model: Model = load(path)
+        self.taxonomy: Taxonomy = load_taxonomy(DEFAULT_TAXONOMY)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.provenance = Provenance(
+            annotator=f"{self.name}@{self.version}",
+            model="tagmoe-local",
+            model_revision=digest[:16],
+            settings=json.dumps({"weights": digest, "taxonomy": self.taxonomy.ref}, sort_keys=True),
+        )
+
+    def annotate(self, batch: Sequence[Prepared]) -> list[Labels]:
+        """One answer for each record, in order; never a failure."""
+        return [self._label(prepared) for prepared in batch]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def opinion(self, instruction: str, *, task: str, references: int = 0, evidence: Evidence | None = None) -> Opinion:
+        """P(tag) for one record, from its text and form and, where given, its pixel evidence."""
+        reading = read(instruction)
+        chances_UK = self.model.intents(reading.vectors)
+        vector = features(reading, chances_UK, task=task, references=references)
+        scopes, types, keeps = self.model.heads(vector[None])
+        raw = self._by_id(task, softmax(scopes)[0], sigmoid(types)[0], sigmoid(keeps)[0])
+        return Opinion(raw, raw, reading)
+
+    def _by_id(self, task: str, scopes: Floats, types: Floats, keeps: Floats) -> tuple[float, ...]:
+        """Probabilities in tag order; a generation has one certain tag."""
+        out = np.zeros(self.taxonomy.size, dtype=np.float64)
+        generation = self.taxonomy.by_name["image generation"].id
+        if task == "generation":
+            out[generation] = 1.0
+            return tuple(out.tolist())
+        for names, values in ((SCOPES, scopes), (TYPES, types), (KEEPS, keeps)):
+            for name, value in zip(names, values, strict=True):
+                out[self.taxonomy.by_name[name].id] = float(value)
+        return tuple(out.tolist())
+
+    def _label(self, prepared: Prepared) -> Labels:
+        pair = prepared.pair
+        opinion = self.opinion(
+            pair.instruction, task=pair.task, references=pair.reference_count, evidence=prepared.evidence
+        )
+        tag_ids, notes = choose(opinion.calibrated, taxonomy=self.taxonomy, task=pair.task)
+        warnings = [*prepared.warnings, *self._text_warnings(prepared, opinion, notes, tag_ids)]
+        if prepared.evidence is not None:
+            warnings += contradictions(self.taxonomy.names(tag_ids), prepared.evidence)
+        return Labels(
+            tag_ids=tag_ids,
+            tag_probs=tuple(round(p, 6) for p in opinion.calibrated),
+            tag_probs_raw=tuple(round(p, 6) for p in opinion.raw),
+            calibration="none",
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+    def _text_warnings(
+        self, prepared: Prepared, opinion: Opinion, notes: list[str], tag_ids: tuple[int, ...]
+    ) -> list[str]:
+        pair = prepared.pair
+        out: list[str] = []
+        roles = set(pair.roles)
+        if not {"source", "target"} <= roles and pair.task == "edit":
+            out.append(warning("no_pictures"))
+        if (pair.task == "generation" and "source" in roles) or (
+            pair.task == "edit" and "target" in roles and "source" not in roles
+        ):
+            out.append(warning("task_disagrees_with_images"))
+        if len(pair.instruction) > MAX_CHARS:
+            out.append(warning("text_truncated"))
+        if not opinion.reading.vectors:
+            out.append(warning("empty_text"))
+        chances = opinion.calibrated
+        for note in notes:
+            chosen = max((chances[tag.id] for tag in self.taxonomy.tier("type") if tag.id in tag_ids), default=0.0)
+            out.append(warning(note, chosen if note == "no_type_found" else None))
+        scope = max(chances[tag.id] for tag in self.taxonomy.tier("scope"))
+        if scope < 0.5:
+            out.append(warning("scope_unsure", scope))
+        least = min(max(p, 1 - p) for p in chances)
+        if least < 0.6:
+            out.append(warning("low_confidence", least))
+        return out

@@ -1,0 +1,72 @@
+"""Cut an instruction into the steps it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .words import Token
+
+MAX_CLAUSES = 16
+
+_ENDS = frozenset(".;!?\n。；！？")
+_COMMAS = frozenset(",，、:：")
+_JOINS = frozenset({"and", "then", "while", "but", "also", "plus", "afterwards", "next", "finally", "after"})
+_FILLERS = frozenset(
+    {"then", "also", "next", "finally", "please", "now", "just", "afterwards", "and", "but", "while", "simultaneously"}
+)
+_CHINESE_JOINS = frozenset("并再且同然又后")
+
+
+def split(text: Sequence[Token]) -> list[list[Token]]:
+    """Clauses of a token sequence, at most `MAX_CLAUSES`.
+
+    A sentence end always cuts. A comma or a joining word cuts only where a new request (or a plea to keep something)
+    follows, so that "a red, shiny car" and "cats and dogs" stay whole.
+    """
+    clauses: list[list[Token]] = []
+    current: list[Token] = []
+    for i, token in enumerate(text):
+        cut = token.text in _ENDS or (
+            (token.text in _COMMAS or token.text in _JOINS or token.text in _CHINESE_JOINS)
+            and (
+                _request_follows(text, i + 1)
+                or (token.text == "," and bool(current) and current[-1].text[0] >= "\u3400")
+            )
+        )
+        if cut:
+            if current:
+                clauses.append(current)
+            current = []
+        elif token.text not in _COMMAS or current:
+            current.append(token)
+    if current:
+        clauses.append(current)
+    clauses = _merge_fragments(clauses)
+    if len(clauses) > MAX_CLAUSES:
+        clauses = [*clauses[: MAX_CLAUSES - 4], *clauses[-4:]]
+    return clauses
+
+
+def _request_follows(text: Sequence[Token], start: int) -> bool:
+    """Whether the words from `start` begin with a verb of a request, after fillers."""
+    for token in text[start : start + 4]:
+        if (
+            token.text in _FILLERS
+            or token.text in _CHINESE_JOINS
+            or "politeness" in token.kinds
+            or token.text in ("把", "将", "在", "给", "、")
+        ):
+            continue
+        return token.kind.startswith("v_")
+    return False
+
+
+def _merge_fragments(clauses: list[list[Token]]) -> list[list[Token]]:
+    """A fragment of one word without a verb belongs to the clause before it."""
+    out: list[list[Token]] = []
+    for clause in clauses:
+        if out and len(clause) == 1 and not clause[0].kind.startswith("v_") and clause[0].text[0] < "\u3400":
+            out[-1] = [*out[-1], *clause]
+        else:
+            out.append(clause)
+    return out

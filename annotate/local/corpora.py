@@ -1,0 +1,75 @@
+"""Labelled instruction lists as training examples: the label's acceptable tags become the intents it allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ...schema.errors import ConfigError
+from .compose import Example
+from .intents import KEEPS, TYPES, Intent, intents
+
+_CONFIDENCE = {"high": 1.0, "medium": 0.7, "low": 0.3}
+
+
+def read_lists(root: Path, *, skip: frozenset[str] = frozenset({"gold-pairs"})) -> list[Example]:
+    """Records of every folder under `root` with a manifest.jsonl, and a label_map.json or generations.
+
+    Sets that gold-pairs labels are left out whole: they are for testing.
+
+    Raises:
+        ConfigError: no labelled list under `root`.
+    """
+    gold = root / "gold-pairs" / "gold.jsonl"
+    held = {json.loads(line)["set"] for line in gold.read_text("utf-8").splitlines()} if gold.is_file() else set()
+    examples: list[Example] = []
+    for manifest in sorted(root.glob("*/manifest.jsonl")):
+        folder = manifest.parent
+        if folder.name in skip or folder.name in held:
+            continue
+        labels = folder / "label_map.json"
+        mapping = json.loads(labels.read_text("utf-8")) if labels.is_file() else {}
+        for line in manifest.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            example = _example(record, mapping.get(record.get("label") or ""), folder.name)
+            if example is not None:
+                examples.append(example)
+    if not examples:
+        raise ConfigError(f"{root} holds no labelled list: expected FOLDER/manifest.jsonl beside FOLDER/label_map.json")
+    return examples
+
+
+def _example(record: dict[str, object], label: dict[str, object] | None, group: str) -> Example | None:
+    text = str(record["instruction"])
+    task = str(record["task"])
+    if task == "generation":
+        return Example(text, task, 0, None, (None,) * len(TYPES), (None,) * len(KEEPS), "caption", group)
+    if label is None or (label.get("scope_any") is None and label.get("type_any") is None):
+        return None
+    allowed = tuple(name for name, intent in intents().items() if _allows(label, intent))
+    if not allowed:
+        return None
+    references = record.get("references") or record.get("reference_ids") or []
+    weight = _CONFIDENCE.get(str(label.get("confidence")), 1.0)
+    return Example(
+        text=text,
+        task=task,
+        references=len(references) if isinstance(references, list) else 0,
+        scope=None,
+        types=(None,) * len(TYPES),
+        keeps=(None,) * len(KEEPS),
+        intent=allowed[0] if len(allowed) == 1 else None,
+        group=group,
+        weight=weight,
+        candidates=allowed,
+    )
+
+
+def _allows(label: dict[str, object], intent: Intent) -> bool:
+    if intent.scope is None:
+        return False
+    scopes, types = label.get("scope_any"), label.get("type_any")
+    if isinstance(scopes, list) and intent.scope not in scopes:
+        return False
+    main = {tag for tag, chance in intent.types.items() if chance >= 0.5}
+    return not isinstance(types, list) or bool(main & set(types))

@@ -1,0 +1,190 @@
+"""`tagmoe fit-local`: composed phrases and labelled lists in, one small model file out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from .compose import FOLDS, Example, several, singles
+from .corpora import read_lists
+from .intents import KEEPS, LOCAL, SCOPES, TYPES, combined_keeps, intents
+from .model import Floats, Model, save
+from .record import NAMES, Reading, features, read
+from .stages import FirstStage, fit_choice, fit_first, fit_flag
+
+_CAP = 120
+"""A list's label weighs at most as much as this many records, so that no long list drowns the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What was fitted on what."""
+
+    path: str
+    sha256: str
+    bytes: int
+    examples: dict[str, int]
+    features: int
+    resolved: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Corpus -> intent chosen -> records, for labels that allow several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How much is composed, and the regularisation of the second stage."""
+
+    english: int = 240
+    chinese: int = 110
+    english_several: int = 5000
+    chinese_several: int = 1800
+    seed: int = 17
+    strength: float = 0.3
+    steps: int = 60
+
+
+def fit(corpora_root: Path | None, *, out: Path, recipe: Recipe | None = None) -> FitReport:
+    """Fit on the labelled lists under `corpora_root` (none: composed phrases alone) and write the model to `out`.
+
+    Records that gold-pairs labels are left out: they are for testing. Equal input gives equal bytes with the same
+    versions of numpy and scikit-learn.
+
+    Raises:
+        ConfigError: `corpora_root` holds no labelled list, or scikit-learn (extra `fit`) is missing.
+    """
+    recipe = recipe or Recipe()
+    lists = read_lists(corpora_root) if corpora_root is not None else []
+    model, resolved, counts = train([*compose(recipe), *lists], recipe)
+    digest = save(model, out)
+    return FitReport(str(out), digest, out.stat().st_size, counts, len(model.ids_V), resolved)
+
+
+def compose(recipe: Recipe) -> list[Example]:
+    """All composed examples of a recipe."""
+    return [
+        *singles("en", per_intent=recipe.english, seed=recipe.seed),
+        *singles("zh", per_intent=recipe.chinese, seed=recipe.seed),
+        *several("en", count=recipe.english_several, seed=recipe.seed),
+        *several("zh", count=recipe.chinese_several, seed=recipe.seed),
+    ]
+
+
+def train(examples: Sequence[Example], recipe: Recipe) -> tuple[Model, dict[str, dict[str, int]], dict[str, int]]:
+    """Fit both stages; the second on what the first says about wordings and lists it has not seen."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        readings = [read(example.text) for example in examples]
+        examples, resolved = _resolve(examples, readings, recipe)
+        fold = [_fold(example.group) for example in examples]
+        chances: list[Floats] = [np.zeros((0, len(NAMES)), dtype=np.float32)] * len(examples)
+        for held in range(FOLDS):
+            inside = [i for i in range(len(examples)) if fold[i] != held]
+            first = _first(examples, readings, inside, recipe)
+            for i in range(len(examples)):
+                if fold[i] == held:
+                    chances[i] = first.predict(readings[i].vectors)
+        head, head_bias = _heads(examples, readings, chances, recipe)
+        first = _first(examples, readings, range(len(examples)), recipe)
+    codes, scale = quantise(first.coef_VK)
+    counts = dict(sorted(Counter(example.group for example in examples).items()))
+    model = Model(
+        first.ids_V, codes, scale, first.bias_K, head, head_bias, {}, {"examples": counts, "seed": recipe.seed}
+    )
+    return model, resolved, counts
+
+
+def quantise(coef_VK: Floats) -> tuple[np.ndarray, Floats]:
+    """Eight-bit codes and one scale per intent."""
+    scale = np.maximum(np.abs(coef_VK).max(axis=0) / 127, 1e-9).astype(np.float32)
+    return np.round(coef_VK / scale).astype(np.int8), scale
+
+
+def _fold(group: str) -> int:
+    """Composed phrases by their own fold; a whole list is held out at once."""
+    if group.startswith("phrases-"):
+        return int(group.removeprefix("phrases-"))
+    return sum(map(ord, group)) % FOLDS
+
+
+def _first(
+    examples: Sequence[Example], readings: Sequence[Reading], which: Sequence[int], recipe: Recipe
+) -> FirstStage:
+    used = [i for i in which if examples[i].intent is not None and readings[i].vectors]
+    totals = Counter(
+        (examples[i].group, examples[i].intent) for i in used if not examples[i].group.startswith("phrases-")
+    )
+    labels, weights = [], []
+    for i in used:
+        example = examples[i]
+        cap = min(1.0, _CAP / totals.get((example.group, example.intent), 1))
+        labels.append(NAMES.index(example.intent or ""))
+        weights.append(example.weight * cap)
+    return fit_first([readings[i].vectors[-1] for i in used], labels, weights, steps=recipe.steps)
+
+
+def _resolve(
+    examples: Sequence[Example], readings: Sequence[Reading], recipe: Recipe
+) -> tuple[list[Example], dict[str, dict[str, int]]]:
+    """Choose, among the intents a label allows, the one that composed phrases find likeliest."""
+    out = list(examples)
+    chosen: dict[str, Counter[str]] = {}
+    open_ones = [i for i, example in enumerate(examples) if example.candidates and readings[i].vectors]
+    if not open_ones:
+        return out, {}
+    composed = [i for i, example in enumerate(examples) if example.group.startswith("phrases-")]
+    first = _first(examples, readings, composed, recipe)
+    for i in open_ones:
+        example = examples[i]
+        allowed = [NAMES.index(name) for name in example.candidates]
+        chances = first.predict(readings[i].vectors)[:, allowed].max(axis=0)
+        intent = intents()[example.candidates[int(chances.argmax())]]
+        chosen.setdefault(example.group, Counter())[intent.name] += 1
+        person = any("person" in token.kinds for token in readings[i].tokens)
+        keeps = combined_keeps([intent], (), person=person)
+        out[i] = replace(
+            example,
+            intent=intent.name,
+            scope=intent.scope,
+            types=tuple(intent.types.get(tag, 0.0) for tag in TYPES),
+            keeps=tuple(keeps[tag] for tag in KEEPS),
+        )
+    return out, {group: dict(counter.most_common()) for group, counter in sorted(chosen.items())}
+
+
+def _heads(
+    examples: Sequence[Example], readings: Sequence[Reading], chances: Sequence[Floats], recipe: Recipe
+) -> tuple[Floats, Floats]:
+    used = [i for i, example in enumerate(examples) if example.scope is not None]
+    matrix = np.stack(
+        [features(readings[i], chances[i], task=examples[i].task, references=examples[i].references) for i in used]
+    )
+    center, spread = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), 0.02)
+    scaled = (matrix - center) / spread
+    totals = Counter((examples[i].group, examples[i].intent) for i in used)
+    weights = np.array(
+        [
+            examples[i].weight
+            * (
+                1
+                if examples[i].group.startswith("phrases-")
+                else min(1.0, _CAP / totals[examples[i].group, examples[i].intent])
+            )
+            for i in used
+        ],
+        dtype=np.float32,
+    )
+    scopes = np.array([SCOPES.index(examples[i].scope or LOCAL) for i in used])
+    columns = [fit_choice(scaled, scopes, weights, classes=len(SCOPES), strength=recipe.strength)]
+    coef, bias = [columns[0][0]], [columns[0][1]]
+    for tier, name in ((TYPES, "types"), (KEEPS, "keeps")):
+        for position in range(len(tier)):
+            values = np.array([getattr(examples[i], name)[position] for i in used], dtype=np.float32)
+            flag, offset = fit_flag(scaled, values, weights, strength=recipe.strength)
+            coef.append(flag[:, None])
+            bias.append(np.array([offset], dtype=np.float32))
+    head = np.concatenate(coef, axis=1) / spread[:, None]
+    return head.astype(np.float32), (np.concatenate(bias) - center @ head).astype(np.float32)

@@ -1,0 +1,121 @@
+"""The shipped model: arrays only, read without unpickling, evaluated with numpy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...schema.errors import DataError
+from .intents import KEEPS, SCOPES, TYPES
+from .record import FEATURE_COUNT, NAMES, Floats, Sparse
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weights of both stages.
+
+    V hashed features, K intents, D features of the second stage, O = scopes + types + preservation tags.
+    """
+
+    ids_V: npt.NDArray[np.uint32]
+    codes_VK: npt.NDArray[np.int8]
+    scale_K: Floats
+    bias_K: Floats
+    head_DO: Floats
+    head_bias_O: Floats
+    calibration: dict[str, list[float]]
+    about: dict[str, object]
+
+    def intents(self, units: Sequence[Sparse]) -> Floats:
+        """P(intent) for each unit of text, [U, K]."""
+        logits = np.tile(self.bias_K, (len(units), 1))
+        for i, (ids, values) in enumerate(units):
+            at = np.searchsorted(self.ids_V, ids)
+            at[at == len(self.ids_V)] = 0
+            known = self.ids_V[at] == ids
+            if known.any():
+                logits[i] += (values[known] @ self.codes_VK[at[known]].astype(np.float32)) * self.scale_K
+        return softmax(logits)
+
+    def heads(self, features_ND: Floats) -> tuple[Floats, Floats, Floats]:
+        """Logits of scopes, types and preservation tags, each [N, tags of the tier]."""
+        logits = features_ND @ self.head_DO + self.head_bias_O
+        cut = len(SCOPES), len(SCOPES) + len(TYPES)
+        return logits[:, : cut[0]], logits[:, cut[0] : cut[1]], logits[:, cut[1] :]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Elementwise, without overflow."""
+    return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+
+
+def save(model: Model, path: Path) -> str:
+    """Write the model; equal models give equal bytes. Returns the sha256 of the file."""
+    arrays = {
+        "ids": model.ids_V,
+        "codes": model.codes_VK,
+        "scale": model.scale_K.astype(np.float32),
+        "bias": model.bias_K.astype(np.float32),
+        "head": model.head_DO.astype(np.float32),
+        "head_bias": model.head_bias_O.astype(np.float32),
+    }
+    header = {
+        "format": FORMAT,
+        "intents": list(NAMES),
+        "outputs": [*SCOPES, *TYPES, *KEEPS],
+        "features": FEATURE_COUNT,
+        "calibration": model.calibration,
+        "about": model.about,
+    }
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
+    np.savez_compressed(path, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(path: Path) -> Model:
+    """Read a model.
+
+    Raises:
+        DataError: not a model file, or one of another format or with other intents; says to refit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            header = json.loads(data["header"].tobytes())
+            arrays = {name: data[name] for name in ("ids", "codes", "scale", "bias", "head", "head_bias")}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path} is not a model of the local annotator ({error}): refit with `tagmoe fit-local`"
+        ) from error
+    expected = {
+        "format": FORMAT,
+        "intents": list(NAMES),
+        "outputs": [*SCOPES, *TYPES, *KEEPS],
+        "features": FEATURE_COUNT,
+    }
+    for key, value in expected.items():
+        if header.get(key) != value:
+            raise DataError(f"{path}: {key} of the model differs from this version's: refit with `tagmoe fit-local`")
+    return Model(
+        ids_V=arrays["ids"],
+        codes_VK=arrays["codes"],
+        scale_K=arrays["scale"],
+        bias_K=arrays["bias"],
+        head_DO=arrays["head"],
+        head_bias_O=arrays["head_bias"],
+        calibration=header["calibration"],
+        about=header["about"],
+    )
