@@ -121,11 +121,10 @@ def engine_args(config: VlmConfig) -> dict[str, Any]:
     return arguments | engine.engine_args
 
 
-def sampling_params(request: Request) -> SamplingParams:
-    """VLLM's sampling parameters of one request."""
-    from vllm import SamplingParams
-
-    return SamplingParams(
+def sampling_params(request: Request) -> Any:
+    """The engine's `SamplingParams` of one request."""
+    parameters = import_module("vllm.sampling_params")
+    return parameters.SamplingParams(
         temperature=request.temperature,
         seed=request.seed if request.temperature > 0 else None,
         max_tokens=request.max_tokens,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,9 @@ from .wire import Completion
 Body = Mapping[str, JsonValue]
 Send = Callable[[str, Body], Awaitable[Completion]]
 """Carries one body to the endpoint of that URL; raises one of the exceptions below."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+"""A request that waits for a seat looks at patience at least this often."""
 
 
 class Refused(Exception):
@@ -79,7 +83,7 @@ class EndpointPool:
         self._control = control
         self._random = jitter or random.Random()
         self._endpoints = [Endpoint(url) for url in config.endpoints]
-        self._freed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._asking = 0
         self._last_answer = time.monotonic()
 
@@ -139,7 +143,7 @@ class EndpointPool:
                 self._answered(endpoint)
                 return completion
             finally:
-                await self._stand_up(endpoint)
+                self._stand_up(endpoint)
             self._check_patience()
             await asyncio.sleep(min(wait, self._config.patience_seconds))
             pause = min(2 * pause, self._config.backoff_max_seconds)
@@ -174,16 +178,24 @@ class EndpointPool:
                 return chosen
             self._check_patience()
             rests = [endpoint.resting_until - now for endpoint in self._endpoints if endpoint.resting_until > now]
-            async with self._freed:
-                try:
-                    await asyncio.wait_for(self._freed.wait(), timeout=min([1.0, *rests]))
-                except TimeoutError:
-                    pass
+            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(called)
+            try:
+                await asyncio.wait([called], timeout=min([_LOOK_AGAIN_SECONDS, *rests]))
+            finally:
+                called.cancel()
 
-    async def _stand_up(self, endpoint: Endpoint) -> None:
+    def _stand_up(self, endpoint: Endpoint) -> None:
         endpoint.under_way -= 1
-        async with self._freed:
-            self._freed.notify(1)
+        self._call(1)
+
+    def _call(self, count: int) -> None:
+        """Wake up to `count` requests that wait for a seat."""
+        while count and self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                count -= 1
 
     async def _check(self, endpoint: Endpoint) -> bool:
         """Whether `endpoint` answers the control request; takes it out of the pool if not."""
@@ -222,8 +234,7 @@ class EndpointPool:
                 endpoint.out = str(error)
                 continue
             if back:
-                async with self._freed:
-                    self._freed.notify_all()
+                self._call(self._config.concurrency)
 
     def _check_patience(self) -> None:
         silent = time.monotonic() - self._last_answer
