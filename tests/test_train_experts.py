@@ -108,7 +108,7 @@ def layer(**changes) -> MoELayer:
 def test_layer_is_the_weighted_sum_of_its_selected_experts(top_k, layout):
     moe = layer(top_k=top_k, layout=layout)
     x = torch.randn(2, 5, D, dtype=torch.float64, requires_grad=True)
-    y, (logits, ids, _) = moe(x)
+    y, (_, ids, _) = moe(x)
     mlp = moe.experts.mlp
     p = (x @ moe.router.layer.weight.T).softmax(-1)
     assert torch.equal(ids.sort(-1).values, p.topk(top_k, dim=-1).indices.sort(-1).values)

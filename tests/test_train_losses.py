@@ -98,7 +98,7 @@ def test_contrastive_alignment_has_negatives_with_one_sample():
 def test_orthogonal_tags_are_orthonormal_and_need_room():
     tags = orthogonal_tags(18, 64)
     assert torch.allclose(tags @ tags.T, torch.eye(18), atol=1e-5)
-    with pytest.raises(ConfigError, match="alignment.dim >= 18"):
+    with pytest.raises(ConfigError, match=r"alignment\.dim >= 18"):
         orthogonal_tags(18, 16)
 
 

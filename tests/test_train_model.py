@@ -17,7 +17,7 @@ def test_the_dense_model_is_diffusers_bit_for_bit():
     theirs.load_state_dict(ours.state_dict())
     ours_out, theirs_out = (m(**tiny_inputs()).sample for m in (ours, theirs))
     assert torch.equal(ours_out, theirs_out)
-    for m, out in ((ours, ours_out), (theirs, theirs_out)):
+    for out in (ours_out, theirs_out):
         out.square().mean().backward()
     grads = dict(theirs.named_parameters())
     for name, p in ours.named_parameters():

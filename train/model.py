@@ -192,4 +192,4 @@ class TagMoETransformer(QwenImageTransformer2DModel):
     def materialise_rope(self) -> None:
         """Rebuild the rotary frequencies: they are no buffer, so building on the meta device leaves them there."""
         with torch.device("cpu"):
-            self.pos_embed = QwenEmbedRope(theta=10000, axes_dim=list(self.config.axes_dims_rope), scale_rope=True)
+            self.pos_embed = QwenEmbedRope(theta=10000, axes_dim=list(self.config["axes_dims_rope"]), scale_rope=True)

@@ -18,9 +18,9 @@ class MoEConfig(Config):
 
     ffn: Literal["moe", "dense", "wide"] = "moe"
     """`moe` experts; `dense` keeps the FFN (equal active size); `wide` is one FFN `experts` times as wide (equal total)."""
-    layers: int = Field(10, ge=0)
-    experts: int = Field(4, ge=2)
-    top_k: int = Field(1, ge=1)
+    layers: int = Field(default=10, ge=0)
+    experts: int = Field(default=4, ge=2)
+    top_k: int = Field(default=1, ge=1)
     layout: Layout = "native"
     """`native` has inner biases and can hold an exact copy of the FFN; `released` is what the published weights hold."""
     kernel: Kernel = "auto"
@@ -28,9 +28,9 @@ class MoEConfig(Config):
     router_input: Literal["modulated", "unmodulated", "unmodulated+timestep"] = "modulated"
     gate: Literal["raw", "straight_through"] = "raw"
     """`raw` multiplies by the probability; `straight_through` by 1, with the gradient of log probability."""
-    jitter: float = Field(0.0, ge=0, lt=1)
+    jitter: float = Field(default=0.0, ge=0, lt=1)
     """Router input times uniform(1 - jitter, 1 + jitter) while training."""
-    selection_bias_rate: float = Field(0.0, ge=0)
+    selection_bias_rate: float = Field(default=0.0, ge=0)
     """Step of the auxiliary-loss-free bias that is added to the scores for selection only; 0 is off."""
     upcycle: Upcycle = "none"
     """How experts start from the dense FFN: `exact` needs `native` and `straight_through`."""
@@ -54,12 +54,12 @@ class MoEConfig(Config):
 class ModelConfig(Config):
     """Shape of the Qwen-Image transformer."""
 
-    num_layers: int = Field(60, ge=1)
-    attention_head_dim: int = Field(128, ge=4)
-    num_attention_heads: int = Field(24, ge=1)
-    joint_attention_dim: int = Field(3584, ge=8)
-    in_channels: int = Field(64, ge=4)
-    out_channels: int = Field(16, ge=1)
+    num_layers: int = Field(default=60, ge=1)
+    attention_head_dim: int = Field(default=128, ge=4)
+    num_attention_heads: int = Field(default=24, ge=1)
+    joint_attention_dim: int = Field(default=3584, ge=8)
+    in_channels: int = Field(default=64, ge=4)
+    out_channels: int = Field(default=16, ge=1)
     axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
     pretrained: str | None = None
     """Folder of a diffusers transformer (dense Qwen-Image or an export of ours) to start from."""
@@ -79,29 +79,29 @@ class ModelConfig(Config):
 class AlignmentConfig(Config):
     """The loss that ties the aggregated routing signature to the sample's tags."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     """0 is the control `off`; the loss is still measured."""
     control: Literal["none", "shuffled", "no_text"] = "none"
     """`shuffled` permutes tags between samples; `no_text` removes the instruction, so tokens carry less of the task."""
     embedding: Literal["learnable", "orthogonal", "stop_gradient"] = "learnable"
     signature: Literal["mean", "per_layer"] = "mean"
     objective: Literal["cosine", "contrastive"] = "cosine"
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
     """Of the contrastive objective."""
     gradient: Literal["all", "router"] = "all"
     """`router` stops the alignment gradient at the router's input."""
     tokens: Literal["target", "image"] = "target"
     """Tokens averaged into the signature: target only, or condition tokens too (the released code)."""
-    dim: int = Field(512, ge=4)
-    hidden: int = Field(256, ge=4)
+    dim: int = Field(default=512, ge=4)
+    hidden: int = Field(default=256, ge=4)
 
 
 class LossConfig(Config):
     """Weights of the router's auxiliary losses."""
 
-    load_balance: float = Field(0.01, ge=0)
+    load_balance: float = Field(default=0.01, ge=0)
     load_balance_scope: Literal["global", "micro"] = "global"
-    z: float = Field(0.0, ge=0)
+    z: float = Field(default=0.0, ge=0)
 
 
 class FlowConfig(Config):
@@ -109,7 +109,7 @@ class FlowConfig(Config):
 
     distribution: Literal["uniform", "logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
     shift: Literal["none", "dynamic"] = "dynamic"
     """`dynamic` is Qwen-Image's: mu grows with the number of target tokens."""
 
@@ -128,35 +128,35 @@ class DataConfig(Config):
     """Folder of a Qwen-Image pipeline (vae, text_encoder, tokenizer) for `online`."""
     tensors: str = "qwen-image"
     """Name of the precomputed tensors."""
-    area: int = Field(1024 * 1024, ge=256)
+    area: int = Field(default=1024 * 1024, ge=256)
     """Pixels of a bucket, height times width."""
-    max_references: int = Field(3, ge=0)
-    max_text_tokens: int = Field(1024, ge=1)
-    instruction_dropout: float = Field(0.1, ge=0, lt=1)
-    cache_mb: int = Field(256, ge=0)
+    max_references: int = Field(default=3, ge=0)
+    max_text_tokens: int = Field(default=1024, ge=1)
+    instruction_dropout: float = Field(default=0.1, ge=0, lt=1)
+    cache_mb: int = Field(default=256, ge=0)
     """Encoded samples kept in memory (patch encoder)."""
-    prefetch: int = Field(2, ge=0)
+    prefetch: int = Field(default=2, ge=0)
 
 
 class OptimizerConfig(Config):
     """AdamW; no weight decay on routers, embeddings, norms and biases."""
 
-    lr: float = Field(1e-4, gt=0)
-    router_lr_scale: float = Field(1.0, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    router_lr_scale: float = Field(default=1.0, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup: int = Field(0, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    warmup: int = Field(default=0, ge=0)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
 
 class LoraConfig(Config):
     """Adapters on the attention of every block; the experts stay full."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
 
 
 class EngineConfig(Config):
@@ -165,26 +165,26 @@ class EngineConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Of parameters and activations in forward and backward; master weights are float32 (float64 for checks)."""
-    shard_group: int | None = Field(None, ge=1)
+    shard_group: int | None = Field(default=None, ge=1)
     """HSDP: ranks that share one copy of the weights; default all."""
     activation_checkpointing: bool = False
     compile: bool = False
     train: Literal["all", "moe", "lora"] = "all"
     """`moe` freezes everything but experts, routers and alignment; `lora` adds adapters elsewhere."""
-    ema: float = Field(0.0, ge=0, lt=1)
-    checkpoint_every: int = Field(500, ge=1)
-    keep_checkpoints: int = Field(3, ge=1)
-    max_loss: float = Field(1e4, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1)
+    max_loss: float = Field(default=1e4, gt=0)
     """A larger or non-finite loss stops the run and names the records."""
 
 
 class LogConfig(Config):
     """What is written, how often."""
 
-    every: int = Field(10, ge=1)
-    routing_every: int = Field(0, ge=0)
+    every: int = Field(default=10, ge=1)
+    routing_every: int = Field(default=0, ge=0)
     """Steps between routing statistics on the held-out samples; 0 only at the end."""
-    routing_samples: int = Field(256, ge=8)
+    routing_samples: int = Field(default=256, ge=8)
     tensorboard: bool = True
     wandb_project: str | None = None
     mlflow_experiment: str | None = None
@@ -194,10 +194,10 @@ class TrainConfig(Config):
     """Everything `tagmoe train` does, resolved into RUN/config.json."""
 
     preset: str = "qwen-image"
-    seed: int = Field(0, ge=0, lt=2**31)
-    steps: int = Field(10_000, ge=1)
-    micro_batch: int = Field(1, ge=1)
-    accumulation: int = Field(1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    steps: int = Field(default=10_000, ge=1)
+    micro_batch: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Micro-batches of one rank in one step; the global batch is micro_batch * accumulation * ranks."""
     model: ModelConfig = ModelConfig()
     moe: MoEConfig = MoEConfig()

@@ -16,11 +16,13 @@ from ...schema import ConfigError
 
 
 class ExpertKernel(Protocol):
-    """x_TD sorted by expert, counts_E tokens of each expert, flat weights -> y_TD in the same order."""
+    """What every kernel is."""
 
     def __call__(
         self, x_TD: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """x_TD sorted by expert, counts_E tokens of each expert, flat weights -> y_TD in the same order."""
+        ...
 
 
 def reference(

@@ -27,7 +27,9 @@ def upcycle(layer: MoELayer, ffn: nn.Module, *, mode: str, seed: int = 0) -> Non
     experts = layer.experts
     if mode == "exact" and (experts.layout != "native" or layer.gate != "straight_through"):
         raise ConfigError(f"upcycle=exact needs native and straight_through, got {experts.layout} and {layer.gate}")
-    up, down = ffn.net[0].proj, ffn.net[2]  # pyright: ignore
+    up, down = ffn.get_submodule("net.0.proj"), ffn.get_submodule("net.2")
+    assert isinstance(up, nn.Linear)
+    assert isinstance(down, nn.Linear)
     scale = experts.experts if mode == "scaled" else 1
     mlp = experts.mlp
     mlp.w1.copy_(up.weight.repeat(experts.experts, 1))

@@ -1,0 +1,1 @@
+"""The engine: ranks, sharding, optimizer, checkpoints, stop flags, metrics."""

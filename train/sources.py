@@ -1,0 +1,47 @@
+"""What a configuration means by data: the encoder, the source, and the shuffled control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..schema import ConfigError
+from ..schema.configs.train import TrainConfig
+from .data import BatchSource, Encoder, Sample
+from .data.patch import PatchEncoder
+from .data.shards import ShardSource
+from .seeding import key
+
+POOL = 512
+
+
+def open_source(config: TrainConfig, *, shards: str | None, split: str) -> BatchSource:
+    """The samples of `split`.
+
+    Raises:
+        ConfigError: no shards given, or a split they do not have.
+    """
+    if shards is None:
+        raise ConfigError("train needs shards: tagmoe train SHARDS --out RUN")
+    return ShardSource(shards, config=config, split=split)
+
+
+def make_encoder(config: TrainConfig) -> Encoder:
+    """The frozen encoders that `data.encoder` names."""
+    if config.data.encoder == "patch":
+        return PatchEncoder(
+            area=config.data.area,
+            text_dim=config.model.joint_attention_dim,
+            max_text_tokens=config.data.max_text_tokens,
+            max_references=config.data.max_references,
+        )
+    raise ConfigError(f"data.encoder={config.data.encoder} needs `tagmoe precompute` tensors in the shards")
+
+
+def shuffled_tags(source: BatchSource, *, seed: int) -> Callable[[Sample], Sequence[int]]:
+    """The control: every sample gets, for good, the tags of another one drawn by its uid."""
+    pool: list[Sequence[int]] = []
+    number = 0
+    while len(pool) < POOL and number < POOL:
+        pool.extend(sample.tag_ids for sample in source.batch(number)[1])
+        number += 1
+    return lambda sample: pool[key(seed, sample.uid, "shuffled") % len(pool)]
