@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schema.report import DuplicateGroup, Duplicates, Example
+from ...shards.near import components, is_telling, near_pairs
 from .columns import SOURCE, TARGET, Columns
-from .nearhash import groups
 
 _SHOWN = 50
 _EXAMPLES = 8
@@ -30,14 +30,25 @@ class PictureGroups:
 
 
 def picture_groups(columns: Columns, *, bits: int) -> PictureGroups:
-    """Group every picture of the run by perceptual hash."""
-    every = groups(columns.pictures.phash, bits=bits)
+    """Group every picture of the run by perceptual hash; plain pictures, whose hash says nothing, by their bytes."""
+    every = _group_numbers(columns.pictures.phash, columns.pictures.digest, bits=bits)
 
     def of(role: int) -> NDArray[np.int64]:
         picture = columns.picture_of(role)
         return np.where(picture >= 0, every[picture], -1) if len(every) else picture
 
     return PictureGroups(source=of(SOURCE), target=of(TARGET), all=every)
+
+
+def _group_numbers(phash: NDArray[np.uint64], digest: NDArray[np.uint64], *, bits: int) -> NDArray[np.int64]:
+    """[M], group number of each picture: near hashes share one, directly or through others."""
+    telling = is_telling(phash)
+    hashes, place = np.unique(phash[telling], return_inverse=True)
+    first, second = near_pairs(hashes, bits=bits)
+    numbers = np.empty(len(phash), np.int64)
+    numbers[telling] = components(first, second, size=len(hashes))[place]
+    numbers[~telling] = len(hashes) + np.unique(digest[~telling], return_inverse=True)[1]
+    return np.unique(numbers, return_inverse=True)[1]
 
 
 def find_duplicates(columns: Columns, pictures: PictureGroups, *, bits: int) -> Duplicates:

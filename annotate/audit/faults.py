@@ -14,6 +14,14 @@ from .duplicates import PictureGroups
 
 Scores = NDArray[np.float32]
 
+CONTRADICTIONS = (
+    "noop_pair", "scope_local_but_changed", "scope_multi_but_one_region", "scope_global_but_little_changed",
+    "viewpoint_but_same_frame", "background_preserved_but_changed", "background_edited_but_unchanged",
+    "structure_preserved_but_changed", "color_only_but_object", "misregistered", "aspect_changed", "swapped_pair",
+    "unrelated_pair", "text_and_pixels_disagree", "swap_test_inconsistent",
+)  # fmt: skip
+"""Warnings that set tags against what was measured."""
+
 
 def noop(columns: Columns) -> Scores:
     """How little changed: 1 for identical pictures, 0.5 at a change as faint as re-encoding leaves behind."""
@@ -46,6 +54,31 @@ def _belongs_elsewhere(pictures: PictureGroups) -> NDArray[np.bool_]:
     elsewhere = np.zeros(len(present), bool)
     elsewhere[apart] = (as_source[pictures.target[apart]] > 0) | mixed[pictures.target[apart]]
     return elsewhere
+
+
+def swapped(columns: Columns, pictures: PictureGroups, backward: Scores) -> Scores:
+    """P(source and target are exchanged): the corpus's own direction, moved by what only an exchange explains.
+
+    A target that other records use as their source, while this record's source is used by nobody, is such a fact; so are
+    the annotator's `swapped_pair` (its number is a likelihood) and an inconsistent swap test.
+    """
+    odds = np.log(np.clip(backward, 1e-4, 1 - 1e-4) / (1 - np.clip(backward, 1e-4, 1 - 1e-4)))
+    odds = odds + np.where(_source_of_others(pictures), 3.0, 0.0)
+    odds = odds + np.where(columns.warned("swap_test_inconsistent"), 2.0, 0.0)
+    told = columns.warning_name == "swapped_pair"
+    stated = np.nan_to_num(columns.warning_value[told], nan=0.7)
+    np.add.at(odds, columns.warning_record[told], np.clip(4 * stated, 0, 4))
+    return _where(~np.isnan(backward), 1 / (1 + np.exp(-odds)))
+
+
+def _source_of_others(pictures: PictureGroups) -> NDArray[np.bool_]:
+    """[N], records whose target is the source of at least two other records, while their own source is no one else's."""
+    size = int(max(pictures.target.max(initial=-1), pictures.source.max(initial=-1))) + 1
+    uses = np.bincount(pictures.source[pictures.source >= 0], minlength=size)
+    found = np.zeros(len(pictures.source), bool)
+    pair = (pictures.source >= 0) & (pictures.target >= 0) & (pictures.source != pictures.target)
+    found[pair] = (uses[pictures.target[pair]] >= 2) & (uses[pictures.source[pair]] == 1)
+    return found
 
 
 def misregistered(columns: Columns) -> Scores:

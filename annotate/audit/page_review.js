@@ -119,7 +119,7 @@ function drawReview() {
         factList(card)),
       el("div", { class: "tiers" }, TIERS.map((tier, place) => tierBox(tier, place, card)))));
   dialog.replaceChildren(
-    el("div", { class: "bar-top" }, button("", "\u2190", () => move(-1)), button("", "\u2192", () => move(1)),
+    el("div", { class: "bar-top" }, el("button", { type: "button", "aria-label": "Previous record", onclick: () => move(-1) }, "\u2190"), el("button", { type: "button", "aria-label": "Next record", onclick: () => move(1) }, "\u2192"),
       el("div", { class: "grow" }, `${at + 1} of ${whole(now.list.length)} \u00b7 row ${card.row} \u00b7 `, visible(clip(card.id, 120))),
       verdict ? el("span", { class: "pill " + (verdict.mismatch ? "bad" : "good") }, verdict.mismatch ? "mismatch" : "verified") : null,
       button("Close", "esc", () => dialog.close())),

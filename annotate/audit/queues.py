@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 from ...schema import Run
 from ...schema.configs.audit import AuditConfig
 from ...schema.report import Queue, QueueEntry
-from . import faults
+from . import faults, label_errors
 from .columns import Columns
 from .duplicates import PictureGroups
+from .opinions import gather_opinions
+from .orientation import backward_probability
 from .sampling import Verified
+from .teaching import teaching_value
+from .textfeatures import TextVectors
 
-Reason = Callable[[int], str]
+Scores = NDArray[np.float32]
 
-QUEUES = ("noop", "foreign_target", "misregistered", "contradictions", "uncertain")
+QUEUES = (
+    "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "uncertain",
+)  # fmt: skip
 """Names of the queues, as a gate may state them."""
 
 
@@ -30,18 +36,31 @@ class Ranking:
     title: str
     meaning: str
     threshold: float
-    scores: NDArray[np.float32]
+    scores: Scores
     """[N], NaN where the fault is not defined."""
-    reason: Reason
+    reason: Callable[[int], str]
 
 
 def rank_all(
     run: Run, columns: Columns, pictures: PictureGroups, *, verified: Verified, config: AuditConfig
 ) -> list[Ranking]:
     """Every queue of one run, in the order in which a reviewer should take them."""
-    changed, edges = columns.measure("changed_fraction"), columns.measure("edge_similarity")
-    gain, confidence = columns.measure("alignment_gain"), columns.confidence()
-    contradictions = np.bincount(columns.warning_record, minlength=len(columns)).astype(np.float32)
+    texts = TextVectors(run)
+    chances = gather_opinions(run, columns, texts, config=config)
+    return [
+        *_picture_queues(columns, pictures, texts, config=config),
+        *_tag_queues(columns, chances),
+        _contradictions(columns),
+        _uncertain(columns, verified, config=config),
+    ]
+
+
+def _picture_queues(
+    columns: Columns, pictures: PictureGroups, texts: TextVectors, *, config: AuditConfig
+) -> list[Ranking]:
+    changed, edges, residual = (columns.measure(n) for n in ("changed_fraction", "edge_similarity", "residual"))
+    right, down, scale = (columns.measure(n) for n in ("shift_x", "shift_y", "scale"))
+    backward = faults.swapped(columns, pictures, backward_probability(columns, texts, seed=config.seed))
     return [
         Ranking(
             "noop",
@@ -49,15 +68,23 @@ def rank_all(
             "Source and target are practically the same picture: the edit was not carried out.",
             0.5,
             faults.noop(columns),
-            lambda i: f"{changed[i]:.1%} of the picture changed, mean difference {columns.measure('residual')[i]:.3f}",
+            lambda i: f"{changed[i]:.1%} of the picture changed, mean difference {residual[i]:.3f}",
         ),
         Ranking(
             "foreign_target",
             "Target of another pair",
-            "Source and target share next to nothing: the target may belong to another record.",
-            0.75,
+            "Source and target share next to nothing, or the target occurs in another record with another source.",
+            0.8,
             faults.foreign_target(columns, pictures),
             lambda i: f"edge correlation {edges[i]:.2f}, {changed[i]:.0%} changed",
+        ),
+        Ranking(
+            "swapped",
+            "Source and target exchanged",
+            "The change runs against the request and against the rest of the corpus: things vanish where others appear.",
+            0.85,
+            backward,
+            lambda i: f"P(exchanged) {backward[i]:.2f}, edges {columns.measure('edge_energy_change')[i]:+.2f}",
         ),
         Ranking(
             "misregistered",
@@ -65,28 +92,62 @@ def rank_all(
             "The target is moved, scaled or reshaped against the source although no camera move was asked.",
             0.25,
             faults.misregistered(columns),
-            lambda i: (
-                f"shift {columns.measure('shift_x')[i]:+.1%} / {columns.measure('shift_y')[i]:+.1%}, "
-                f"scale {columns.measure('scale')[i]:.2f}, aligning gains {gain[i]:.2f}"
-            ),
-        ),
-        Ranking(
-            "contradictions",
-            "Tags against pixels",
-            "The annotator's own warnings: what was measured does not fit the tags.",
-            1.0,
-            contradictions,
-            lambda i: ", ".join(sorted(set(columns.warning_name[columns.warning_record == i]))),
-        ),
-        Ranking(
-            "uncertain",
-            "Least certain",
-            "The annotator was least sure of these.",
-            1 - config.low_confidence,
-            (1 - confidence).astype(np.float32),
-            lambda i: f"least certain decision at {confidence[i]:.2f}",
+            lambda i: f"shift {right[i]:+.1%} / {down[i]:+.1%}, scale {scale[i]:.2f}",
         ),
     ]
+
+
+def _tag_queues(columns: Columns, chances: Scores) -> list[Ranking]:
+    scope_ids = [tag.id for tag in columns.taxonomy.tier("scope")]
+
+    def likelier(index: int) -> str:
+        best = scope_ids[int(np.argmax(chances[index, scope_ids]))]
+        return f"{columns.taxonomy.by_id[best].name} is likelier ({chances[index, best]:.2f})"
+
+    return [
+        Ranking(
+            "wrong_scope",
+            "Scope looks wrong",
+            "A second opinion from text and pixels, which never saw this record's tags, gives another scope.",
+            0.75,
+            label_errors.scope_margin(columns, chances),
+            likelier,
+        ),
+        Ranking(
+            "wrong_tags",
+            "Tags look wrong",
+            "The whole tag set is one that a second opinion finds unlikely.",
+            1.2,
+            label_errors.surprise(columns, chances),
+            lambda i: ", ".join(label_errors.odd_tags(columns, chances, i)) or "unlikely as a whole",
+        ),
+    ]
+
+
+def _contradictions(columns: Columns) -> Ranking:
+    pixel = np.isin(columns.warning_name, list(faults.CONTRADICTIONS))
+    counts = np.bincount(columns.warning_record[pixel], minlength=len(columns)).astype(np.float32)
+    return Ranking(
+        "contradictions",
+        "Tags against pixels",
+        "Warnings of the annotator: what was measured does not fit the tags.",
+        1.0,
+        counts,
+        lambda i: ", ".join(w.replace("_", " ") for w in columns.warning_name[pixel & (columns.warning_record == i)]),
+    )
+
+
+def _uncertain(columns: Columns, verified: Verified, *, config: AuditConfig) -> Ranking:
+    value, confidence = teaching_value(columns, verified, level=config.confidence_level), columns.confidence()
+    doubtful = value[confidence < config.low_confidence]
+    return Ranking(
+        "uncertain",
+        "Would teach the most",
+        "Ranked by how much a look would teach: the doubt in each tag, weighted by how little is verified about it.",
+        float(doubtful.min(initial=np.inf)) if len(doubtful) else float("inf"),
+        value,
+        lambda i: f"least certain decision at {confidence[i]:.2f}",
+    )
 
 
 def cut(ranking: Ranking, columns: Columns, *, length: int) -> Queue:
