@@ -9,7 +9,7 @@ from pydantic import Field
 from .limits import Limits
 from .records import Frozen, Task
 
-CorpusKind = Literal["manifest", "parquet", "jsonl", "csv", "webdataset", "shards", "hf"]
+CorpusKind = Literal["manifest", "parquet", "jsonl", "csv", "webdataset", "shards", "captions", "hf"]
 
 
 class CorpusSpec(Frozen):
@@ -17,11 +17,12 @@ class CorpusSpec(Frozen):
 
     `columns` maps tagmoe's fields (id, task, instruction, source, target, references, and anything to keep under
     another name) to the corpus's own columns: `a.b` is a member of a nested column, `a.0` an item of a list, `a|b`
-    the first of the two that exists, an empty text no column at all; reference columns are joined by `+`.
+    the first of the two that exists, `image@LEFT,TOP,WIDTH,HEIGHT` a part of a picture cell, `__key__` a tar's key, an
+    empty text no column at all; reference columns are joined by `+`.
     """
 
     uri: str = Field(min_length=1)
-    """Folder, file, fsspec URL, or `hf:NAME[:split]`."""
+    """Folder, file, fsspec URL, or `hf:NAME[[:CONFIG]:SPLIT]`."""
     kind: CorpusKind | None = None
     """None: told from the URI and what is there."""
     columns: dict[str, str] = {}

@@ -233,7 +233,7 @@ def test_a_mapping_mistake_names_the_columns_that_exist(tmp_path: Path) -> None:
 
 def test_a_task_column_of_another_meaning_is_named(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, [edit(i, task="removal") for i in range(3)])
-    with pytest.raises(ConfigError, match="'task' holds 'removal'.*--columns task= and --task edit"):
+    with pytest.raises(ConfigError, match=r"'task' holds 'removal'.*--columns task= and --task edit"):
         opened(path)
     (pair, *_), _ = split(opened(path, columns={"task": ""}, task="edit").records())
     assert (pair.task, pair.extra) == ("edit", {"task": "removal"})
@@ -242,10 +242,10 @@ def test_a_task_column_of_another_meaning_is_named(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no corpus at"):
         opened(tmp_path / "gone")
-    with pytest.raises(ConfigError, match="is no corpus: no manifest.jsonl"):
+    with pytest.raises(ConfigError, match=r"is no corpus: no manifest\.jsonl"):
         opened(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ConfigError, match="cannot tell what notes.txt is"):
+    with pytest.raises(ConfigError, match=r"cannot tell what notes\.txt is"):
         opened(tmp_path / "notes.txt")
     (tmp_path / "manifest.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="has no rows"):

@@ -9,6 +9,8 @@ from typing import cast
 
 import pyarrow as pa
 
+from .crop import cut
+from .fields import split_box
 from .rejected import ImageRejected
 from .store import too_large
 from .table import Located, Row, Value
@@ -53,7 +55,13 @@ def plain_columns(schema: pa.Schema) -> list[str]:
 
 
 def rows_of(
-    batch: pa.RecordBatch, *, images: dict[str, ImageColumn], uri: str, first_row: int, folder: str
+    batch: pa.RecordBatch,
+    *,
+    images: dict[str, ImageColumn],
+    uri: str,
+    first_row: int,
+    folder: str,
+    paths_too: bool = False,
 ) -> Iterator[Row]:
     """Rows of a batch that has every needed column in full; picture bytes become their place.
 
@@ -63,12 +71,13 @@ def rows_of(
         uri: the table's path.
         first_row: row number, inside the table, of the batch's first row.
         folder: folder of the table, where paths in it start.
+        paths_too: a cell with a path and no bytes is a place in the table too, not a path of the corpus.
     """
     columns: dict[str, list[Value]] = {}
     for name in batch.schema.names:
         array = batch.column(name)
         if name in images:
-            columns[name] = _places(array, images[name], uri=uri, first_row=first_row)
+            columns[name] = _places(array, images[name], uri=uri, first_row=first_row, paths_too=paths_too)
         else:
             columns[name] = cast("list[Value]", array.to_pylist())
     for i in range(batch.num_rows):
@@ -76,12 +85,13 @@ def rows_of(
 
 
 def cell_bytes(value: object, place: Located, *, limit: int) -> bytes:
-    """Bytes of a picture cell that was read from `place`: bytes, a struct, or a list of either.
+    """Bytes of a picture cell that was read from `place`: bytes, a struct, or a list of either; cut to its box.
 
     Raises:
         ImageRejected: empty or larger than `limit`.
     """
-    _, index = split_index(place.column or "")
+    column, box = split_box(place.column or "")
+    _, index = split_index(column)
     if index is not None:
         items = cast("list[object]", value) if isinstance(value, list) else []
         value = items[index] if index < len(items) else None
@@ -91,7 +101,7 @@ def cell_bytes(value: object, place: Located, *, limit: int) -> bytes:
         raise ImageRejected("read", "missing_image", f"{place.uri} row {place.row} column {place.column} is empty")
     if len(value) > limit:
         raise too_large(f"{place.uri} row {place.row} column {place.column}", len(value), limit)
-    return value
+    return value if box is None else cut(value, box, limit=limit)
 
 
 def split_index(column: str) -> tuple[str, int | None]:
@@ -105,10 +115,10 @@ def member(array: pa.StructArray, name: str) -> pa.Array:
     return array.flatten()[array.type.get_field_index(name)]
 
 
-def _places(array: pa.Array, image: ImageColumn, *, uri: str, first_row: int) -> list[Value]:
+def _places(array: pa.Array, image: ImageColumn, *, uri: str, first_row: int, paths_too: bool) -> list[Value]:
     if not image.is_list:
         return [
-            _place(item, Located(uri, row=first_row + i, column=image.name))
+            _place(item, Located(uri, row=first_row + i, column=image.name), paths_too)
             for i, item in enumerate(_headers(array, image))
         ]
     places: list[Value] = []
@@ -118,13 +128,13 @@ def _places(array: pa.Array, image: ImageColumn, *, uri: str, first_row: int) ->
             continue
         items = _headers(array[i].values, image)
         located = [Located(uri, row=first_row + i, column=f"{image.name}[{k}]") for k in range(length)]
-        places.append([_place(item, at) for item, at in zip(items, located, strict=True)])
+        places.append([_place(item, at, paths_too) for item, at in zip(items, located, strict=True)])
     return places
 
 
-def _place(header: tuple[bool, str | None], at: Located) -> Value:
+def _place(header: tuple[bool, str | None], at: Located, paths_too: bool) -> Value:
     has_bytes, path = header
-    return at if has_bytes else path
+    return at if has_bytes or (paths_too and path) else path
 
 
 def _headers(array: pa.Array, image: ImageColumn) -> list[tuple[bool, str | None]]:

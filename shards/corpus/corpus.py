@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schema import CorpusSpec, DataError, ImageRef, Pair, Reject
+from .captions import CaptionTable
 from .csv_table import CsvTable
 from .discover import Found, discover, image_store
 from .duplicates import repeated_rows
+from .finished import ShardTable
+from .hub import HubTable
 from .lines import LinesTable
 from .mapping import FieldMapping, resolve_mapping
 from .parquet import ParquetTable
@@ -26,6 +29,7 @@ from .record import build, record_id
 from .rejected import ImageRejected, RecordRejected
 from .store import Store
 from .table import BadRow, Located, Row, Table
+from .tars import TarTable
 
 _HEAD_ROWS = 64
 _OPEN_TABLES = 16
@@ -106,10 +110,9 @@ class Corpus:
             return (self._images or self._store).read_image(ref.uri, limit=limit)
         place = Located(ref.uri, member=ref.member, row=ref.row, column=ref.column)
         try:
-            table = self._table(ref.uri)
-        except DataError as error:
+            return self._table(ref.uri).read_image(place, limit=limit)
+        except DataError as error:  # the file that holds it is gone, or not the one it was
             raise ImageRejected("read", "missing_image", str(error)) from error
-        return table.read_image(place, limit=limit)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.spec, self._mapping)
@@ -142,7 +145,7 @@ class Corpus:
         if isinstance(raw, BadRow):
             return None
         try:
-            return record_id(raw, row=row, mapping=self._mapping)
+            return f"{raw.corpus or self.name}\0{record_id(raw, row=row, mapping=self._mapping)}"
         except RecordRejected:
             return None
 
@@ -183,6 +186,14 @@ class Corpus:
         match self.spec.kind:
             case "parquet":
                 return ParquetTable(self._store, path)
+            case "webdataset":
+                return TarTable(self._store, path, max_member=self.spec.limits.max_record_bytes)
+            case "shards":
+                return ShardTable(self._store, path, max_member=self.spec.limits.max_record_bytes)
+            case "captions":
+                return CaptionTable(self._store)
+            case "hf":
+                return HubTable(path)
             case "csv":
                 return CsvTable(self._store, path, max_line=self.spec.limits.max_record_bytes)
             case _:

@@ -39,8 +39,9 @@ class CsvTable:
     def head(self, count: int) -> Iterator[Row | BadRow]:
         """See `Table`."""
         with self._store.open(self.uri) as stream:
-            names, *rows = list(islice(self._reader(_Lines(stream, self._max_line)), count + 1)) or [[]]
-        return iter([self._row(values, names) for values in rows if values])
+            scanned = self._scan(_Lines(stream, self._max_line))
+            _, names = next(scanned, (0, []))
+            return iter([self._row(values, names or []) for _, values in islice(scanned, count) if values is not None])
 
     def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
         """See `Table`."""
@@ -68,6 +69,22 @@ class CsvTable:
         fields: dict[str, Value] = {name: text or None for name, text in zip(header, padded, strict=True)}
         return Row(fields, folder=posixpath.dirname(self.uri))
 
+    def _scan(self, lines: _Lines) -> Iterator[tuple[int, list[str] | None]]:
+        """Offset and fields of each row that is not blank, None where they cannot be told apart."""
+        reader = self._reader(lines)
+        while True:
+            before = lines.position
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:  # a field without end: what was consumed is one bad row, the next line is read anew
+                reader = self._reader(lines)
+                yield before, None
+                continue
+            if values:
+                yield before, values
+
     def _reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=self._delimiter)
 
@@ -85,18 +102,7 @@ class CsvTable:
         offsets: array[int] = array("Q")
         with self._store.open(self.uri) as stream:
             lines = _Lines(stream, self._max_line)
-            reader = self._reader(lines)
-            while True:
-                before = lines.position
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    break
-                except csv.Error:  # a field without end: this line is one bad row, the next is read anew
-                    reader = self._reader(lines)
-                    row = [""]
-                if row:
-                    offsets.append(before)
+            offsets.extend(before for before, _ in self._scan(lines))
             offsets.append(lines.position)
         if len(offsets) > 1:
             offsets.pop(0)  # the header

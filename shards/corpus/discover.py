@@ -12,11 +12,14 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from ...schema import ConfigError, CorpusSpec, DataError
 from ...schema.corpus import CorpusKind
+from .finished import shard_files
+from .hub import PREFIX, parse_hub
 from .remote import FileSystem, RemoteStore
 from .store import LocalStore, Store
 
 MANIFEST = "manifest.jsonl"
 SHARDS_MANIFEST = "manifest.json"
+_CAPTIONS_PRESET = "dreambench++"
 
 SUFFIXES: dict[CorpusKind, tuple[str, ...]] = {
     "manifest": (MANIFEST,),
@@ -42,9 +45,13 @@ class Found:
     @cached_property
     def files(self) -> list[str]:
         """Data files in row order."""
-        if self.named is not None:
+        if self.named is not None and self.spec.kind != "shards":
             return [self.named]
         kind = cast("CorpusKind", self.spec.kind)
+        if kind == "shards":
+            return shard_files(self.store, SHARDS_MANIFEST)
+        if kind == "captions":
+            return ["captions"]
         files = self.store.list(SUFFIXES[kind])
         if kind == "manifest":
             files = [path for path in files if PurePosixPath(path).name == MANIFEST]
@@ -56,11 +63,13 @@ class Found:
 
 
 def discover(spec: CorpusSpec) -> Found:
-    """Locate a corpus of files (every kind but `hf`).
+    """Locate a corpus.
 
     Raises:
         ConfigError: there is nothing at the URI, or more or less than one kind of data; with the way out.
     """
+    if spec.uri.startswith(PREFIX) or spec.kind == "hf":
+        return _discover_hub(spec)
     if "://" in spec.uri and not spec.uri.startswith("file://"):
         return _discover_url(spec)
     path = Path(spec.uri.removeprefix("file://")).expanduser().absolute()
@@ -118,6 +127,15 @@ def _discover_url(spec: CorpusSpec) -> Found:
     return Found(_resolved(spec, url, spec.kind or _kind_of_folder(store), name), store, None)
 
 
+def _discover_hub(spec: CorpusSpec) -> Found:
+    name, config, split = parse_hub(spec.uri)
+    if Path(name).expanduser().exists():
+        name = str(Path(name).expanduser().absolute())
+    uri = PREFIX + ":".join(part for part in (name, config, split) if part is not None)
+    title = "-".join(part for part in (PurePosixPath(name).name, config, split) if part is not None)
+    return Found(_resolved(spec, uri, "hf", title), LocalStore(Path.cwd()), uri)
+
+
 def _remote(url: str) -> RemoteStore:
     try:
         system, path = cast("tuple[FileSystem, str]", fsspec.core.url_to_fs(url))
@@ -141,6 +159,8 @@ def _kind_of_folder(store: Store) -> CorpusKind:
     files = store.list(endings)
     if any(PurePosixPath(path).name == MANIFEST for path in files):
         return "manifest"
+    if not files and any(path.startswith("captions/") for path in store.list((".txt",))):
+        return "captions"
     counts: dict[CorpusKind, int] = {}
     for path in files:
         kind = _kind_of_file(path)
@@ -167,4 +187,5 @@ def _is_shards(path: Path) -> bool:
 def _resolved(spec: CorpusSpec, uri: str, kind: CorpusKind, name: str) -> CorpusSpec:
     if not (spec.name or name):
         raise DataError(f"{uri} has no name of its own: give the corpus one with --name")
-    return spec.model_copy(update={"uri": uri, "kind": kind, "name": spec.name or name})
+    preset = spec.preset or (_CAPTIONS_PRESET if kind == "captions" and not spec.columns else None)
+    return spec.model_copy(update={"uri": uri, "kind": kind, "name": spec.name or name, "preset": preset})

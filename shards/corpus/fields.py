@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
@@ -27,10 +28,16 @@ DROPPED = "tagmoe_dropped"
 """Extra field that names the fields left out for their size."""
 
 
+_BOX = re.compile(r"^(.+)@(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})$", re.DOTALL)
+
+
 def dig(row: Row, column: str) -> Value | Missing:
-    """Value of `column`: an exact name first, then member by member at the dots."""
+    """Value of `column`: an exact name first, then without a crop box, then member by member at the dots."""
     if column == KEY_COLUMN:
         return MISSING if row.key is None else row.key
+    if column in row.fields:
+        return row.fields[column]
+    column = split_box(column)[0]
     if column in row.fields:
         return row.fields[column]
     value: object = row.fields
@@ -42,6 +49,15 @@ def dig(row: Row, column: str) -> Value | Missing:
         else:
             return MISSING
     return cast("Value", value)
+
+
+def split_box(column: str) -> tuple[str, tuple[int, int, int, int] | None]:
+    """`image@8,8,512,512` as (`image`, left, top, width, height); a column without a box as (column, None)."""
+    match = _BOX.match(column)
+    if match is None:
+        return column, None
+    left, top, width, height = (int(text) for text in match.groups()[1:])
+    return match[1], (left, top, width, height)
 
 
 def bounded_extra(fields: Iterable[tuple[str, Value]], *, limit: int) -> dict[str, JsonValue]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import posixpath
+import weakref
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from threading import Lock
-from typing import cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...schema import DataError
 from .cells import ImageColumn, cell_bytes, image_columns, member, plain_columns, rows_of, split_index
+from .fields import split_box
 from .mark import content_mark
 from .rejected import ImageRejected
 from .store import Store
@@ -25,8 +30,23 @@ _KEPT_BATCHES = 4
 _BUFFER_BYTES = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is kept of a footer; the footer itself, which can be large, is read again when the file is opened."""
+
+    schema: pa.Schema
+    images: dict[str, ImageColumn]
+    ends: list[int]
+    """Row after the last of each row group."""
+
+    def group_of(self, row: int) -> tuple[int, int]:
+        """Row group of `row` and its first row."""
+        group = bisect_right(self.ends, row)
+        return group, self.ends[group - 1] if group else 0
+
+
 class ParquetTable:
-    """One Parquet file."""
+    """One Parquet file. It is open only while it is read."""
 
     def __init__(self, store: Store, uri: str) -> None:
         self._store = store
@@ -37,12 +57,7 @@ class ParquetTable:
     @property
     def rows(self) -> int:
         """Rows by the footer."""
-        return self._file.metadata.num_rows
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns and their types."""
-        return self._file.schema_arrow
+        return self._layout.ends[-1] if self._layout.ends else 0
 
     def mark(self) -> str:
         """See `content_mark`."""
@@ -55,12 +70,13 @@ class ParquetTable:
 
     def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
         """See `Table`; a row group that cannot be decoded gives a BadRow for each of its rows that is left."""
-        first = 0
-        for group in range(self._file.metadata.num_row_groups):
-            last = first + self._file.metadata.row_group(group).num_rows
-            if last > start and first < stop:
-                yield from self._read_group(group, max(start, first), min(stop, last), first=first)
-            first = last
+        with self._store.open(self.uri) as stream:
+            file = open_parquet(stream, name=self._name)
+            while start < stop:
+                group, first = self._layout.group_of(start)
+                end = min(stop, self._layout.ends[group])
+                yield from self._read_group(file, group, start, end, first=first)
+                start = end
 
     def read_image(self, place: Located, *, limit: int) -> bytes:
         """See `Table`. Reading in row order is cheap; a jump restarts at the row group."""
@@ -70,7 +86,7 @@ class ParquetTable:
         with self._lock:
             cursor = self._cursors.get(column.name)
             if cursor is None:
-                cursor = self._cursors[column.name] = _Cursor(self._file, column)
+                cursor = self._cursors[column.name] = _Cursor(self._store.open(self.uri), self._layout, column)
             try:
                 value = cursor.get(place.row)
             except (pa.ArrowException, OSError) as error:
@@ -79,14 +95,16 @@ class ParquetTable:
         return cell_bytes(value, place, limit=limit)
 
     def _column(self, name: str) -> ImageColumn | None:
-        images = self._images
+        name, images = split_box(name)[0], self._layout.images
         return images.get(name) or images.get(split_index(name)[0])
 
-    def _read_group(self, group: int, start: int, stop: int, *, first: int) -> Iterator[Row | BadRow]:
-        row = start
+    def _read_group(
+        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int
+    ) -> Iterator[Row | BadRow]:
+        row, images, folder = start, self._layout.images, posixpath.dirname(self.uri)
         try:
-            for batch, begins in self._batches(group, start, stop, first=first):
-                for item in rows_of(batch, images=self._images, uri=self.uri, first_row=begins, folder=self._folder):
+            for batch, begins in self._batches(file, group, start, stop, first=first):
+                for item in rows_of(batch, images=images, uri=self.uri, first_row=begins, folder=folder):
                     yield item
                     row += 1
         except (pa.ArrowException, OSError) as error:
@@ -94,89 +112,94 @@ class ParquetTable:
             for _ in range(row, stop):
                 yield BadRow("unreadable_file", detail)
 
-    def _batches(self, group: int, start: int, stop: int, *, first: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+    def _batches(
+        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int
+    ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Batches of [start, stop) in one row group with the row each begins at; full pictures only where needed."""
-        images = list(self._images.values())
-        known = {image.name: self._presence(group, image) for image in images}
+        images = list(self._layout.images.values())
+        known = {image.name: _presence(file, group, image) for image in images}
         leaves = [leaf for image in images for leaf in _leaves(image, present=known[image.name])]
         size = _BATCH_ROWS if all(v is not None for v in known.values()) else _IMAGE_BATCH_ROWS
-        names = [*plain_columns(self.schema), *leaves]
         begins = first
-        for batch in self._file.iter_batches(size, row_groups=[group], columns=names):
+        for batch in file.iter_batches(
+            size, row_groups=[group], columns=[*plain_columns(self._layout.schema), *leaves]
+        ):
             ends = begins + batch.num_rows
             if ends > start:
                 low, high = max(start, begins), min(stop, ends)
-                part = batch.slice(low - begins, high - low)
-                yield _with_presence(part, images, known), low
+                yield _with_presence(batch.slice(low - begins, high - low), images, known), low
             begins = ends
             if begins >= stop:
                 return
 
-    def _presence(self, group: int, image: ImageColumn) -> bool | None:
-        """Whether all (True) or none (False) of the row group's cells hold bytes; None: the cells must be read."""
-        if image.is_list:
-            return None
-        info = self._file.metadata.row_group(group)
-        for i in range(info.num_columns):
-            column = info.column(i)
-            if column.path_in_schema == image.bytes_leaf:
-                nulls = column.statistics.null_count if column.statistics is not None else None
-                return {0: True, info.num_rows: False}.get(nulls) if nulls is not None else None
-        return None
-
     @cached_property
-    def _file(self) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self._store.open(self.uri), buffer_size=_BUFFER_BYTES)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self._store.root}/{self.uri} is not a whole Parquet file: {error}") from error
-
-    @cached_property
-    def _images(self) -> dict[str, ImageColumn]:
-        return image_columns(self.schema)
+    def _layout(self) -> _Layout:
+        with self._store.open(self.uri) as stream:
+            file = open_parquet(stream, name=self._name)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            schema = file.schema_arrow
+        return _Layout(schema, image_columns(schema), list(accumulate(counts)))
 
     @property
-    def _folder(self) -> str:
-        return posixpath.dirname(self.uri)
+    def _name(self) -> str:
+        return f"{self._store.root}/{self.uri}"
 
 
 class _Cursor:
     """Moves forward through one picture column and keeps the last few batches."""
 
-    def __init__(self, file: pq.ParquetFile, column: ImageColumn) -> None:
-        self._file = file
+    def __init__(self, stream: BinaryIO, layout: _Layout, column: ImageColumn) -> None:
+        weakref.finalize(self, stream.close)
+        self._file = open_parquet(stream, name=column.name)
+        self._layout = layout
         self._name = column.name if column.is_list else column.bytes_leaf
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._kept: OrderedDict[int, pa.Array] = OrderedDict()
         self._next = self._end = 0
 
     def get(self, row: int) -> object:
+        """The cell of `row`, copied out."""
         for begins, cells in self._kept.items():
             if begins <= row < begins + len(cells):
                 return cast("object", cells[row - begins].as_py())
         if not self._next <= row < self._end:
-            self._restart(row)
+            group, self._next = self._layout.group_of(row)
+            self._end = self._layout.ends[group]
+            self._kept.clear()
+            self._batches = self._file.iter_batches(_IMAGE_BATCH_ROWS, row_groups=[group], columns=[self._name])
         while True:
-            batch = next(self._batches)
-            begins, self._next = self._next, self._next + batch.num_rows
-            self._kept[begins] = batch.column(0)
+            cells = next(self._batches).column(0)
+            begins, self._next = self._next, self._next + len(cells)
+            self._kept[begins] = cells
             while len(self._kept) > _KEPT_BATCHES:
                 self._kept.popitem(last=False)
             if row < self._next:
-                return cast("object", batch.column(0)[row - begins].as_py())
+                return cast("object", cells[row - begins].as_py())
 
-    def _restart(self, row: int) -> None:
-        first = 0
-        for group in range(self._file.metadata.num_row_groups):
-            end = first + self._file.metadata.row_group(group).num_rows
-            if row < end:
-                break
-            first = end
-        else:
-            raise IndexError(row)
-        self._kept.clear()
-        self._next, self._end = first, end
-        self._batches = self._file.iter_batches(_IMAGE_BATCH_ROWS, row_groups=[group], columns=[self._name])
+
+def open_parquet(stream: BinaryIO, *, name: str) -> pq.ParquetFile:
+    """A Parquet file over an open stream, which the caller closes.
+
+    Raises:
+        DataError: no whole Parquet file.
+    """
+    try:
+        return pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name} is not a whole Parquet file: {error}") from error
+
+
+def _presence(file: pq.ParquetFile, group: int, image: ImageColumn) -> bool | None:
+    """Whether all (True) or none (False) of the row group's cells hold bytes; None: the cells must be read."""
+    if image.is_list:
+        return None
+    info = file.metadata.row_group(group)
+    for i in range(info.num_columns):
+        column = info.column(i)
+        if column.path_in_schema == image.bytes_leaf:
+            nulls = column.statistics.null_count if column.statistics is not None else None
+            return {0: True, info.num_rows: False}.get(nulls) if nulls is not None else None
+    return None
 
 
 def _leaves(image: ImageColumn, *, present: bool | None) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from ...schema import ImageRef, Limits, Pair, Reject, Task
-from .fields import MISSING, bounded_extra, dig
+from .fields import MISSING, bounded_extra, dig, split_box
 from .mapping import TASKS, FieldMapping
 from .paths import safe_relative
 from .rejected import RecordRejected, Rejected
@@ -37,10 +38,11 @@ def build(
         instruction = _instruction(raw, mapping.instruction, limits)
         images = _images(raw, mapping, limits, folder="" if images_apart else raw.folder)
         used = mapping.used
-        rest = ((name, value) for name, value in raw.fields.items() if name not in used)
+        further = raw.fields if raw.extra is None else raw.extra
+        rest = ((name, value) for name, value in further.items() if raw.extra is not None or name not in used)
         renamed = ((name, _at(raw, column)) for name, column in mapping.extra)
         return Pair(
-            corpus=corpus,
+            corpus=raw.corpus or corpus,
             row=row,
             id=shown,
             task=_task(raw, mapping, images),
@@ -57,7 +59,7 @@ def build(
 
 
 def record_id(raw: Row, *, row: int, mapping: FieldMapping) -> str:
-    """The record's id: its column, else the container's key, else the row number.
+    """The record's id: its column, else the container's key, else (without an id column) the row number.
 
     Raises:
         RecordRejected: missing, empty, too long, or neither text nor a whole number.
@@ -66,6 +68,8 @@ def record_id(raw: Row, *, row: int, mapping: FieldMapping) -> str:
         return raw.key if raw.key is not None else f"{row:09d}"
     value = dig(raw, mapping.id)
     if value is MISSING or value is None or value == "":
+        if raw.key is not None:
+            return raw.key
         raise _rejected("missing_field", f"no id: column {mapping.id!r} is empty")
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -107,12 +111,14 @@ def _task(raw: Row, mapping: FieldMapping, images: tuple[ImageRef, ...]) -> Task
 def _images(raw: Row, mapping: FieldMapping, limits: Limits, *, folder: str) -> tuple[ImageRef, ...]:
     found: list[ImageRef] = []
     for role, column in (("source", mapping.source), ("target", mapping.target)):
-        places = _places(_at(raw, column)) if column is not None else []
+        places = _cropped(_places(_at(raw, column)), column) if column is not None else []
         if len(places) > 1:
             detail = f"{role} lists {len(places)} pictures, one was expected: map the column to references"
             raise _rejected("bad_record", detail)
         found.extend(_ref(role, place, folder) for place in places)
-    references = [place for column in mapping.references for place in _places(_listed(_at(raw, column)))]
+    references = [
+        place for column in mapping.references for place in _cropped(_places(_listed(_at(raw, column))), column)
+    ]
     if len(references) > limits.max_references:
         detail = f"{len(references)} reference pictures, at most {limits.max_references} are read"
         raise _rejected("too_many_references", detail)
@@ -136,6 +142,19 @@ def _places(value: Value) -> list[str | Located]:
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         return _places(value["path"])
     raise _rejected("bad_record", f"a picture field holds a {type(value).__name__}, a path was expected")
+
+
+def _cropped(places: list[str | Located], column: str) -> list[str | Located]:
+    """`places` with the crop box of `column`, which travels in their column."""
+    _, box = split_box(column)
+    if box is None:
+        return places
+    cut: list[str | Located] = []
+    for place in places:
+        if isinstance(place, str) or place.column is None:
+            raise _rejected("bad_record", f"column {column!r} has a crop box, which only table cells can have")
+        cut.append(replace(place, column=f"{place.column}@{','.join(map(str, box))}"))
+    return cut
 
 
 def _listed(value: Value) -> Value:

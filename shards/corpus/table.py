@@ -31,6 +31,10 @@ class Row:
     folder: str = ""
     key: str | None = None
     """The container's own name of the record (a tar key): its id where it states none."""
+    corpus: str | None = None
+    """The corpus the record came from at first, where the file says so: its uid is made with it."""
+    extra: Mapping[str, Value] | None = None
+    """Further fields, where the file keeps them apart; None: every field that is not mapped."""
 
 
 @dataclass(frozen=True, slots=True)
