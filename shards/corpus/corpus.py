@@ -193,7 +193,7 @@ class Corpus:
             case "captions":
                 return CaptionTable(self._store)
             case "hf":
-                return HubTable(path)
+                return HubTable(self.spec.uri)
             case "csv":
                 return CsvTable(self._store, path, max_line=self.spec.limits.max_record_bytes)
             case _:

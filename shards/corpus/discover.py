@@ -13,7 +13,7 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 from ...schema import ConfigError, CorpusSpec, DataError
 from ...schema.corpus import CorpusKind
 from .finished import shard_files
-from .hub import PREFIX, parse_hub
+from .hub import PREFIX, HubTable, parse_hub
 from .remote import FileSystem, RemoteStore
 from .store import LocalStore, Store
 
@@ -133,7 +133,7 @@ def _discover_hub(spec: CorpusSpec) -> Found:
         name = str(Path(name).expanduser().absolute())
     uri = PREFIX + ":".join(part for part in (name, config, split) if part is not None)
     title = "-".join(part for part in (PurePosixPath(name).name, config, split) if part is not None)
-    return Found(_resolved(spec, uri, "hf", title), LocalStore(Path.cwd()), uri)
+    return Found(_resolved(spec, uri, "hf", title), LocalStore(Path.cwd()), HubTable.uri)
 
 
 def _remote(url: str) -> RemoteStore:

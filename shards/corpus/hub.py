@@ -35,8 +35,11 @@ class _Data(Protocol):
 class HubTable:
     """One split of a data set."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    uri = "dataset"
+    """The same in every record, so that a local data set may move."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._lock = Lock()
 
     @property
@@ -66,7 +69,7 @@ class HubTable:
         name = split_box(place.column or "")[0]
         image = self._images.get(name) or self._images.get(split_index(name)[0])
         if image is None or place.row is None or not 0 <= place.row < self.rows:
-            raise ImageRejected("read", "missing_image", f"{self.uri} has no picture at {place.row}, {place.column}")
+            raise ImageRejected("read", "missing_image", f"{self._name} has no picture at {place.row}, {place.column}")
         with self._lock:
             cells = self._data.select_columns([image.name])[slice(place.row, place.row + 1)]
         value = cast("object", cells.column(0)[0].as_py())
@@ -78,20 +81,20 @@ class HubTable:
         for root in self._roots:
             if Path(absolute).is_relative_to(root):
                 return LocalStore(root).read_image(str(Path(absolute).relative_to(root)), limit=limit)
-        raise ImageRejected("read", "path_outside_root", f"{path!r} lies neither in {self.uri} nor in the cache")
+        raise ImageRejected("read", "path_outside_root", f"{path!r} lies neither in {self._name} nor in the cache")
 
     @cached_property
     def _roots(self) -> list[Path]:
         from datasets import config
 
-        name, _, _ = parse_hub(self.uri)
+        name, _, _ = parse_hub(self._name)
         caches = [Path(config.HF_DATASETS_CACHE), Path(config.HF_CACHE_HOME)]
         local = [Path(name).absolute()] if Path(name).is_dir() else []
         return [*local, *(cache.absolute() for cache in caches)]
 
     @cached_property
     def _data(self) -> _Data:
-        return load_split(self.uri)
+        return load_split(self._name)
 
     @cached_property
     def _schema(self) -> pa.Schema:

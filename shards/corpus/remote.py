@@ -21,6 +21,7 @@ _WAITS = (0.2, 1.0, 4.0)
 """Seconds before each further attempt."""
 _BLOCK = 1 << 20
 _TEMPORARY_STATUS = {408, 425, 429}
+_GONE_STATUS = {404, 410}
 
 
 class FileSystem(Protocol):
@@ -122,16 +123,18 @@ class RemoteStore:
         for wait in (*_WAITS, None):
             try:
                 return action()
-            except FileNotFoundError:
-                raise
             except PermissionError as error:
                 raise _Refused(str(error)) from error
             except Exception as error:
-                status = getattr(error, "status", None)
+                # fsspec's HTTP calls every failed request a missing file: its cause says what happened.
+                cause = (error.__cause__ or error) if isinstance(error, FileNotFoundError) else error
+                status = getattr(cause, "status", None)
+                if isinstance(cause, FileNotFoundError) or status in _GONE_STATUS:
+                    raise FileNotFoundError(path) from error
                 if isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY_STATUS:
                     raise _Refused(f"the server answers {status}") from error
                 if wait is None:
-                    raise cannot_read(f"{self._url}/{path}", error) from error
+                    raise cannot_read(f"{self._url}/{path}", cause) from error
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 

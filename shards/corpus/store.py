@@ -125,6 +125,6 @@ def too_large(path: str, size: int, limit: int) -> ImageRejected:
     return ImageRejected("read", "image_too_large_bytes", f"{path!r} has {size} bytes, at most {limit} are read")
 
 
-def cannot_read(path: str, error: Exception) -> StoppedError:
+def cannot_read(path: str, error: BaseException) -> StoppedError:
     """A fault that is not the record's, as the line a user can act on."""
     return StoppedError(f"cannot read {path}: {error}. When it can be read again, run the same command again")
