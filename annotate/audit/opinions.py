@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,15 +11,49 @@ from ...schema import Run
 from ...schema.configs.audit import AuditConfig
 from .columns import Columns
 from .consensus import predict_tags
-from .label_errors import blend
+from .embedded import Reading, read_records
+from .label_errors import blend, surprise
 from .textfeatures import TextVectors
 
 Floats = NDArray[np.float32]
 
+_DRAWN = 4000
+"""Records of a large run that are asked about whatever the consensus says, so that the blend's weights are fair."""
 
-def gather_opinions(run: Run, columns: Columns, texts: TextVectors, *, config: AuditConfig) -> Floats:
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """What others think of the records."""
+
+    chances: Floats
     """[N, K], P(tag) by a blend of all opinions; NaN where nobody has one."""
-    opinions = [predict_tags(columns, texts, seed=config.seed)]
-    mixed = blend(opinions, columns)
-    stated = columns.probs
-    return np.where(np.isnan(stated), mixed, np.where(np.isnan(mixed), stated, (mixed + stated) / 2)).astype(np.float32)
+    intents: Floats | None
+    """[N, I], P(intent) by the embedded annotator; None where not every record was asked about."""
+
+
+def gather_opinions(run: Run, columns: Columns, texts: TextVectors, *, config: AuditConfig) -> Opinions:
+    """Ask everybody.
+
+    The embedded annotator takes about a millisecond a record, so of a large run it is asked only about the records that
+    the consensus finds most surprising and about a random draw. For a run that it made itself it has no second opinion.
+    """
+    consensus = predict_tags(columns, texts, seed=config.seed)
+    asked = _choose(columns, consensus, config=config)
+    reading = read_records(run, columns, asked) if len(asked) else None
+    own_work = run.info.annotator.startswith("local@")
+    opinions = [consensus] if reading is None or own_work else [consensus, reading.tags]
+    mixed, stated = blend(opinions, columns), columns.probs
+    halves = np.where(np.isnan(mixed), stated, (mixed + stated) / 2)
+    return Opinions(np.where(np.isnan(stated), mixed, halves).astype(np.float32), _intents(columns, reading, asked))
+
+
+def _intents(columns: Columns, reading: Reading | None, asked: NDArray[np.int64]) -> Floats | None:
+    return reading.intents if reading is not None and len(asked) == len(columns) else None
+
+
+def _choose(columns: Columns, consensus: Floats, *, config: AuditConfig) -> NDArray[np.int64]:
+    if len(columns) <= config.second_readings:
+        return np.arange(len(columns))
+    drawn = np.random.default_rng(config.seed).permutation(len(columns))[: min(_DRAWN, config.second_readings)]
+    odd = np.argsort(-np.nan_to_num(surprise(columns, consensus)), kind="stable")[: config.second_readings - len(drawn)]
+    return np.union1d(drawn, odd)

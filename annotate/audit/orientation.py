@@ -1,12 +1,14 @@
 """Which way does an edit run? A model of the corpus's own direction finds pairs whose source and target are exchanged.
 
 Every pair also shows what it would measure if it were exchanged: the negated differences. A logistic regression without
-constant on these differences, alone and together with the words of the instruction ("remove" goes with vanishing edges),
-is fitted so that most pairs run forward; a record that its fold's model finds running backward is suspicious. No label
+constant on these differences, alone and together with what the instruction asks ("remove" goes with vanishing edges), is
+fitted so that most pairs run forward; a record that its fold's model finds running backward is suspicious. No label
 is needed, only that most pairs are right.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,39 @@ _LEAST = 24
 _MOST_TRAINED = 30_000
 _WORD_BUCKETS = 128
 _STEPS = 12
+_CROSSED = (0, 4, 6)
+"""Differences whose direction depends on the request: edge energy, detail, flatness."""
+_ADDS = {"add": 1, "wear": 1, "text": 1, "multi_add": 1, "remove": -1, "multi_remove": -1, "bg_remove": -1,
+         "bg_blur": -1, "watermark": -1, "extract": -1}  # fmt: skip
+"""Requests that put edges into a picture, or take them out."""
+_ADDS_WEIGHT = 0.5
 
 
-def backward_probability(columns: Columns, texts: TextVectors, *, seed: int) -> Floats:
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What the instructions ask for, as far as it may turn the direction of a difference."""
+
+    asks: Floats
+    """[N, C], intents or groups of words."""
+    adds: Floats
+    """[N], expected sign of the change of edges: 1 adds, -1 removes, 0 unknown."""
+
+
+def requests_of(columns: Columns, texts: TextVectors, intents: Floats | None) -> Requests:
+    """From P(intent) where there is one, else from groups of words (which a large corpus can learn from)."""
+    if intents is not None:
+        from ..local.record import NAMES
+
+        signs = np.array([_ADDS.get(name, 0) for name in NAMES], np.float32)
+        return Requests(intents, intents @ signs)
+    asks = np.empty((len(columns), _WORD_BUCKETS), np.float32)
+    for start in range(0, len(columns), 4096):
+        index = np.arange(start, min(start + 4096, len(columns)))
+        asks[index] = texts.dense(index).reshape(len(index), _WORD_BUCKETS, -1).sum(axis=2)
+    return Requests(asks, np.zeros(len(columns), np.float32))
+
+
+def backward_probability(columns: Columns, requests: Requests, *, seed: int) -> Floats:
     """[N], P(source and target are exchanged) by a model that did not see the record; NaN where not measured."""
     out = np.full(len(columns), np.nan, np.float32)
     index = np.flatnonzero(columns.measured & (columns.task == "edit"))
@@ -37,11 +69,12 @@ def backward_probability(columns: Columns, texts: TextVectors, *, seed: int) -> 
     chosen[rng.permutation(len(index))[:_MOST_TRAINED]] = True
     for part in range(_FOLDS):
         inside = chosen & (fold != part)
-        weights = _fit(_design(differences[inside], texts, index[inside]))
+        weights = _fit(_design(differences[inside], requests, index[inside]))
         held = np.flatnonzero(fold == part)
         for start in range(0, len(held), 4096):
             block = held[start : start + 4096]
-            out[index[block]] = 1 / (1 + np.exp(_design(differences[block], texts, index[block]) @ weights))
+            forward = _design(differences[block], requests, index[block]) @ weights
+            out[index[block]] = 1 / (1 + np.exp(np.clip(forward, -30, 30)))
     return out
 
 
@@ -72,22 +105,26 @@ def _roundness(side: NDArray[np.int32]) -> NDArray[np.float64]:
     return sum((side % step == 0).astype(np.float64) for step in (8, 16, 32, 64))  # type: ignore[return-value]
 
 
-def _design(differences: Floats, texts: TextVectors, index: NDArray[np.int64]) -> Floats:
-    """Differences, and the first ones (edges, light, saturation, detail) for each group of words."""
-    words = texts.dense(index).reshape(len(index), _WORD_BUCKETS, -1).sum(axis=2)
-    crossed = [differences[:, [place]] * words for place in (0, 1, 3, 4)]
-    return np.concatenate([differences, *crossed], axis=1)
+def _design(differences: Floats, requests: Requests, index: NDArray[np.int64]) -> Floats:
+    """Differences; some of them for each kind of request; and the change of edges in the direction asked for."""
+    crossed = [differences[:, [place]] * requests.asks[index] for place in _CROSSED]
+    expected = differences[:, :1] * requests.adds[index, None]
+    return np.concatenate([differences, *crossed, expected], axis=1)
 
 
 def _fit(design: Floats) -> NDArray[np.float32]:
-    """Weights that maximise the mean log P(forward) less a ridge, by Newton's steps."""
+    """Weights that maximise the sum of log P(forward) less a ridge around the prior, by Newton's steps.
+
+    The prior: edges grow where things are added and shrink where they are removed; nothing else is assumed.
+    """
     x = design.astype(np.float64)
     ridge = np.full(x.shape[1], 8.0)
-    ridge[:10] = 4.0
-    weights = np.zeros(x.shape[1])
+    prior = np.zeros(x.shape[1])
+    ridge[-1], prior[-1] = 200.0, _ADDS_WEIGHT
+    weights = prior.copy()
     for _ in range(_STEPS):
         forward = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (1 - forward) - ridge * weights
+        gradient = x.T @ (1 - forward) - ridge * (weights - prior)
         curvature = (x * (forward * (1 - forward))[:, None]).T @ x + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient)
         weights += step

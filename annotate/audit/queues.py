@@ -14,8 +14,8 @@ from ...schema.report import Queue, QueueEntry
 from . import faults, label_errors
 from .columns import Columns
 from .duplicates import PictureGroups
-from .opinions import gather_opinions
-from .orientation import backward_probability
+from .opinions import Opinions, gather_opinions
+from .orientation import backward_probability, requests_of
 from .sampling import Verified
 from .teaching import teaching_value
 from .textfeatures import TextVectors
@@ -46,21 +46,22 @@ def rank_all(
 ) -> list[Ranking]:
     """Every queue of one run, in the order in which a reviewer should take them."""
     texts = TextVectors(run)
-    chances = gather_opinions(run, columns, texts, config=config)
+    opinions = gather_opinions(run, columns, texts, config=config)
     return [
-        *_picture_queues(columns, pictures, texts, config=config),
-        *_tag_queues(columns, chances),
+        *_picture_queues(columns, pictures, texts, opinions, config=config),
+        *_tag_queues(columns, opinions.chances),
         _contradictions(columns),
         _uncertain(columns, verified, config=config),
     ]
 
 
 def _picture_queues(
-    columns: Columns, pictures: PictureGroups, texts: TextVectors, *, config: AuditConfig
+    columns: Columns, pictures: PictureGroups, texts: TextVectors, opinions: Opinions, *, config: AuditConfig
 ) -> list[Ranking]:
     changed, edges, residual = (columns.measure(n) for n in ("changed_fraction", "edge_similarity", "residual"))
     right, down, scale = (columns.measure(n) for n in ("shift_x", "shift_y", "scale"))
-    backward = faults.swapped(columns, pictures, backward_probability(columns, texts, seed=config.seed))
+    requests = requests_of(columns, texts, opinions.intents)
+    backward = faults.swapped(columns, pictures, backward_probability(columns, requests, seed=config.seed))
     return [
         Ranking(
             "noop",
@@ -159,7 +160,7 @@ def cut(ranking: Ranking, columns: Columns, *, length: int) -> Queue:
         title=ranking.title,
         meaning=ranking.meaning,
         scored=int(scored.sum()),
-        flagged=int((ranking.scores[scored] >= ranking.threshold).sum()),
+        flagged=int(((ranking.scores[scored] > 0) & (ranking.scores[scored] >= ranking.threshold)).sum()),
         threshold=ranking.threshold,
         entries=[
             QueueEntry(

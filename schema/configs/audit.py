@@ -34,6 +34,8 @@ class AuditConfig(Config):
     """Of these, records shown with pictures."""
     thumbnail_side: int = Field(288, ge=64, le=1024)
     """Pixels of a thumbnail's longer side."""
+    second_readings: int = Field(20_000, ge=0, le=10_000_000)
+    """Records that the embedded annotator reads again; of a larger run the most surprising ones and a random draw."""
     half_width: float = Field(0.05, gt=0.001, lt=0.5)
     """Half-width of the interval that the sampling plan aims at."""
 

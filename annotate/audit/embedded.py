@@ -1,0 +1,62 @@
+"""The embedded annotator as a second reader: P(tag) and P(intent) of chosen records, from text and stored evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ...schema import ConfigError, Evidence, Run
+from ...schema.evidence import EVIDENCE_FIELDS
+from .columns import REFERENCE, Columns
+
+Floats = NDArray[np.float32]
+
+_READ_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the embedded annotator thinks; rows of records that were not asked about are NaN."""
+
+    tags: Floats
+    """[N, K]"""
+    intents: Floats
+    """[N, I], largest P(intent) over the clauses of the instruction."""
+
+
+def read_records(run: Run, columns: Columns, index: NDArray[np.int64]) -> Reading | None:
+    """Ask the embedded annotator about the records `index`; None when it does not know the run's taxonomy."""
+    from ..local.annotator import LocalAnnotator
+    from ..local.record import NAMES
+
+    try:
+        annotator = LocalAnnotator(taxonomy=columns.taxonomy)
+    except ConfigError:
+        return None
+    tags = np.full(columns.tags.shape, np.nan, np.float32)
+    intents = np.full((len(columns), len(NAMES)), np.nan, np.float32)
+    references = np.bincount(columns.pictures.record[columns.pictures.role >= REFERENCE], minlength=len(columns))
+    measured = columns.measured
+    wanted = np.zeros(len(columns), bool)
+    wanted[index] = True
+    start = 0
+    for batch in run.tables(["instruction"]):
+        places = np.flatnonzero(wanted[start : start + batch.num_rows])
+        texts = pc.utf8_slice_codeunits(batch.column("instruction").take(places), 0, _READ_CHARS).to_pylist()
+        for record, text in zip((places + start).tolist(), texts, strict=True):
+            evidence = _evidence(columns, record) if measured[record] else None
+            opinion = annotator.opinion(
+                text, task=columns.task[record], references=int(references[record]), evidence=evidence
+            )
+            tags[record] = opinion.calibrated
+            units = opinion.reading.vectors
+            intents[record] = annotator.model.intents(units).max(axis=0) if units else 0
+        start += batch.num_rows
+    return Reading(tags, intents)
+
+
+def _evidence(columns: Columns, record: int) -> Evidence:
+    return Evidence.model_construct(**dict(zip(EVIDENCE_FIELDS, columns.evidence[record].tolist(), strict=True)))
