@@ -36,7 +36,7 @@ class CaptionTable:
         """See `Table`."""
         return self.read(0, count)
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
         return iter(self._rows[start:stop])
 

@@ -54,6 +54,11 @@ def plain_columns(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if not _holds_binary(field.type)]
 
 
+def needed(columns: list[str], only: str | None) -> list[str]:
+    """The columns that hold `only`, which may be a member of one; all of them without `only`."""
+    return [name for name in columns if only is None or name == only or only.startswith(f"{name}.")]
+
+
 def rows_of(
     batch: pa.RecordBatch,
     *,

@@ -139,7 +139,7 @@ class Corpus:
     def _repeated(self) -> NDArray[np.int64]:
         if self._mapping.id is None and self.spec.kind not in ("webdataset", "shards"):
             return np.empty(0, dtype=np.int64)
-        return repeated_rows(self._id(row, raw) for row, raw in self._raw(0, self.rows))
+        return repeated_rows(self._id(row, raw) for row, raw in self._raw(0, self.rows, only=self._mapping.id))
 
     def _id(self, row: int, raw: Row | BadRow) -> str | None:
         if isinstance(raw, BadRow):
@@ -149,13 +149,13 @@ class Corpus:
         except RecordRejected:
             return None
 
-    def _raw(self, start: int, stop: int) -> Iterator[tuple[int, Row | BadRow]]:
+    def _raw(self, start: int, stop: int, *, only: str | None = None) -> Iterator[tuple[int, Row | BadRow]]:
         row = start
         for i in range(bisect_right(self._ends, start), len(self._ends)):
             if row >= stop:
                 return
             first = self._ends[i] - self._tables[i].rows
-            for raw in self._tables[i].read(row - first, min(stop, self._ends[i]) - first):
+            for raw in self._tables[i].read(row - first, min(stop, self._ends[i]) - first, only=only):
                 yield row, raw
                 row += 1
 

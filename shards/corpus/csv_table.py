@@ -43,7 +43,7 @@ class CsvTable:
             _, names = next(scanned, (0, []))
             return iter([self._row(values, names or []) for _, values in islice(scanned, count) if values is not None])
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
         offsets, header = self._index[0], self._header
         with self._store.open(self.uri) as stream:

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import pyarrow as pa
 
 from ...schema import ConfigError
-from .cells import ImageColumn, cell_bytes, image_columns, plain_columns, rows_of, split_index
+from .cells import ImageColumn, cell_bytes, image_columns, needed, plain_columns, rows_of, split_index
 from .fields import split_box
 from .rejected import ImageRejected
 from .store import LocalStore
@@ -55,14 +55,14 @@ class HubTable:
         """See `Table`."""
         return self.read(0, min(count, self.rows))
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
-        names = [*plain_columns(self._schema), *self._images]
-        data = self._data.select_columns(names)
+        images = self._images if only is None else {}
+        data = self._data.select_columns([*needed(plain_columns(self._schema), only), *images])
         for first in range(start, stop, _BATCH_ROWS):
             table = data[first : min(first + _BATCH_ROWS, stop)].combine_chunks()
             for batch in table.to_batches():
-                yield from rows_of(batch, images=self._images, uri=self.uri, first_row=first, folder="", paths_too=True)
+                yield from rows_of(batch, images=images, uri=self.uri, first_row=first, folder="", paths_too=True)
 
     def read_image(self, place: Located, *, limit: int) -> bytes:
         """See `Table`. A picture the data set keeps as a file is read if it lies in its folder or the library's cache."""

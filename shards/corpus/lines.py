@@ -6,6 +6,7 @@ import hashlib
 import json
 import posixpath
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -19,6 +20,7 @@ from .table import BadRow, Located, Row, Value
 
 _BLOCK = 4 << 20
 _NEWLINE = 10
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 class LinesTable:
@@ -46,7 +48,7 @@ class LinesTable:
             kept = (line for line in lines if line.strip(b"\r\n"))
             yield from (parse_object(line, folder=folder) for line in islice(kept, count))
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
         offsets = self._index[0]
         folder = posixpath.dirname(self.uri)
@@ -94,7 +96,7 @@ class LinesTable:
 def parse_object(line: bytes, *, folder: str) -> Row | BadRow:
     """One JSON object; `NaN` and infinities, which are not JSON but common, become null."""
     try:
-        value: object = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
+        value: object = _DECODER.decode(line.decode("utf-8-sig" if line.startswith(BOM_UTF8) else "utf-8"))
     except (ValueError, RecursionError) as error:
         return BadRow("bad_record", f"not a JSON object: {error}"[:300])
     if not isinstance(value, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 from ...schema import ConfigError, CorpusSpec, Task
@@ -15,7 +16,7 @@ FIELDS = ("id", "task", "instruction", "source", "target", "references")
 TASKS: tuple[str, ...] = get_args(Task)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FieldMapping:
     """Resolved columns: what a record is built from."""
 
@@ -30,7 +31,7 @@ class FieldMapping:
     """Kept fields with another name: (name, column)."""
     default_task: Task | None
 
-    @property
+    @cached_property
     def used(self) -> frozenset[str]:
         """Columns that became fields, so that they are not repeated in `extra`."""
         single = (self.id, self.task, self.instruction, self.source, self.target)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...schema import DataError
-from .cells import ImageColumn, cell_bytes, image_columns, member, plain_columns, rows_of, split_index
+from .cells import ImageColumn, cell_bytes, image_columns, member, needed, plain_columns, rows_of, split_index
 from .fields import split_box
 from .mark import content_mark
 from .rejected import ImageRejected
@@ -68,14 +68,14 @@ class ParquetTable:
         """See `Table`."""
         return self.read(0, min(count, self.rows))
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`; a row group that cannot be decoded gives a BadRow for each of its rows that is left."""
         with self._store.open(self.uri) as stream:
             file = open_parquet(stream, name=self._name)
             while start < stop:
                 group, first = self._layout.group_of(start)
                 end = min(stop, self._layout.ends[group])
-                yield from self._read_group(file, group, start, end, first=first)
+                yield from self._read_group(file, group, start, end, first=first, only=only)
                 start = end
 
     def read_image(self, place: Located, *, limit: int) -> bytes:
@@ -99,11 +99,12 @@ class ParquetTable:
         return images.get(name) or images.get(split_index(name)[0])
 
     def _read_group(
-        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int
+        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int, only: str | None
     ) -> Iterator[Row | BadRow]:
-        row, images, folder = start, self._layout.images, posixpath.dirname(self.uri)
+        row, folder = start, posixpath.dirname(self.uri)
+        images = self._layout.images if only is None else {}
         try:
-            for batch, begins in self._batches(file, group, start, stop, first=first):
+            for batch, begins in self._batches(file, group, start, stop, first=first, only=only):
                 for item in rows_of(batch, images=images, uri=self.uri, first_row=begins, folder=folder):
                     yield item
                     row += 1
@@ -113,17 +114,16 @@ class ParquetTable:
                 yield BadRow("unreadable_file", detail)
 
     def _batches(
-        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int
+        self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int, only: str | None
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Batches of [start, stop) in one row group with the row each begins at; full pictures only where needed."""
-        images = list(self._layout.images.values())
+        images = list(self._layout.images.values()) if only is None else []
+        plain = needed(plain_columns(self._layout.schema), only)
         known = {image.name: _presence(file, group, image) for image in images}
         leaves = [leaf for image in images for leaf in _leaves(image, present=known[image.name])]
         size = _BATCH_ROWS if all(v is not None for v in known.values()) else _IMAGE_BATCH_ROWS
         begins = first
-        for batch in file.iter_batches(
-            size, row_groups=[group], columns=[*plain_columns(self._layout.schema), *leaves]
-        ):
+        for batch in file.iter_batches(size, row_groups=[group], columns=[*plain, *leaves]):
             ends = begins + batch.num_rows
             if ends > start:
                 low, high = max(start, begins), min(stop, ends)

@@ -10,6 +10,9 @@ from .rejected import ImageRejected
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 """A URL scheme or a Windows drive; a colon later in a name is fine."""
 
+_PLAIN = re.compile(r"(?:[^./\\:\0][^/\\:\0]*/)*[^./\\:\0][^/\\:\0]*")
+"""Paths that need no further look: parts that do not begin with a dot, no colon, backslash or NUL."""
+
 
 def safe_relative(text: str, *, folder: str = "") -> str:
     """`text` joined to `folder` (relative to the root), normalised, with forward slashes.
@@ -18,9 +21,11 @@ def safe_relative(text: str, *, folder: str = "") -> str:
         ImageRejected: `path_outside_root` for an absolute path, `..`, a URL, a Windows drive or UNC path, or NUL;
             `missing_image` for an empty one.
     """
-    shown = repr(text[:200])
     if not text.strip():
         raise ImageRejected("read", "missing_image", "the path is empty")
+    if _PLAIN.fullmatch(text):
+        return f"{folder}/{text}" if folder else text
+    shown = repr(text[:200])
     if "\0" in text:
         raise _outside(f"{shown} holds a NUL character")
     if text.startswith(("/", "\\")):

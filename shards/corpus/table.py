@@ -66,8 +66,14 @@ class Table(Protocol):
         """At most `count` first rows, without looking at the rest of the file."""
         ...
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
-        """Rows [start, stop) in order, one item each; starting anywhere is cheap."""
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
+        """Rows [start, stop) in order, one item each; starting anywhere is cheap.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            only: the one column that is needed: a file stored by columns then reads no other.
+        """
         ...
 
     def read_image(self, place: Located, *, limit: int) -> bytes:

@@ -64,7 +64,7 @@ class TarTable:
                     return
                 yield self.to_row(sample)
 
-    def read(self, start: int, stop: int) -> Iterator[Row | BadRow]:
+    def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
         offsets, _ = self._index
         if start >= stop:
