@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..schema import DataError
 from ..schema.files import write_text
@@ -18,6 +18,9 @@ def parse_snapshot(data: bytes, *, origin: str) -> Snapshot:
     Raises:
         DataError: not JSON of a snapshot, another major version, or a content hash that does not fit.
     """
+    version = format_version_of(data)
+    if version is not None and version.split(".")[0] != SHARD_FORMAT.split(".")[0]:
+        raise DataError(f"{origin} has format version {version}, this tagmoe reads {SHARD_FORMAT[0]}.x")
     try:
         snapshot = Snapshot.model_validate_json(data)
     except ValidationError as error:
@@ -26,11 +29,22 @@ def parse_snapshot(data: bytes, *, origin: str) -> Snapshot:
         raise DataError(
             f"{origin} is no shard manifest ({place}: {first['msg']}): see `tagmoe verify --repair`"
         ) from error
-    if snapshot.format_version.split(".")[0] != SHARD_FORMAT.split(".")[0]:
-        raise DataError(f"{origin} has format version {snapshot.format_version}, this tagmoe reads {SHARD_FORMAT[0]}.x")
     if snapshot.content_hash != snapshot.expected_hash():
         raise DataError(f"{origin} was edited: its content hash does not fit. `tagmoe verify` says more")
     return snapshot
+
+
+class _Versioned(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    format_version: str
+
+
+def format_version_of(data: bytes) -> str | None:
+    """The format version that a manifest states, whatever else it holds; None if it states none."""
+    try:
+        return _Versioned.model_validate_json(data).format_version
+    except ValidationError:
+        return None
 
 
 def load_snapshot(root: Path, *, number: int | None = None) -> Snapshot:
