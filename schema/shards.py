@@ -19,8 +19,8 @@ MAX_JSON_BYTES = 16 << 20
 class ShardRecord(Frozen):
     """KEY.json: one fixed set of non-null scalars, so that table readers infer the same types from any sample.
 
-    Lists are comma-joined strings (no tag name, warning or hash holds a comma); `images`, `evidence` and `extra` are
-    JSON strings; `tag_ids`, never empty, is the only list.
+    Lists are comma-joined strings (no tag name, warning or hash holds a comma); `reasons`, `images`, `evidence` and
+    `extra` are JSON strings; `tag_ids`, never empty, is the only list.
     """
 
     format_version: str = SHARD_FORMAT
@@ -55,6 +55,8 @@ class ShardRecord(Frozen):
     prompt_version: str
     taxonomy: str
     warnings: str
+    reasons: str
+    """JSON list."""
     images: str
     """JSON list: role, place in the corpus, sha256, phash, size and format of every original picture."""
     evidence: str
@@ -75,6 +77,10 @@ class ShardInfo(Frozen):
     index_sha256: str
     run_hash: str
     """The annotation run it was built from."""
+    tag_counts: dict[str, int] = {}
+    """Samples by tag name."""
+    licences: dict[str, int] = {}
+    """Samples by the corpus's own licence text, `not stated` without one."""
 
 
 class BuildSettings(Frozen):

@@ -1,0 +1,106 @@
+"""Shards written by several processes; each shard is one task, so a lost process loses at most one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from ..schema import StoppedError
+from ..schema.configs.shards import BuildConfig
+from .console import Meter
+from .corpus import Corpus
+from .plan import ShardPlan
+from .writer import Written, write_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every shard of a build shares."""
+
+    root: Path
+    parts: list[Path]
+    corpus: Corpus
+    config: BuildConfig
+    run_hash: str
+    plan: str
+
+    def write(self, shard: ShardPlan) -> Written:
+        """Write one shard."""
+        return write_shard(
+            shard,
+            root=self.root,
+            parts=self.parts,
+            read=self.corpus.read_image,
+            config=self.config,
+            limits=self.corpus.spec.limits,
+            run_hash=self.run_hash,
+            plan=self.plan,
+        )
+
+
+def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, meter: Meter) -> None:
+    """Write `shards` in up to `workers` processes (None: one a core); with one, in this process.
+
+    Raises:
+        StoppedError: Ctrl-C, a full disk, or a worker process that was killed.
+    """
+    count = min(workers or os.cpu_count() or 1, len(shards))
+    try:
+        if count <= 1:
+            for shard in shards:
+                job.write(shard)
+                meter.update(len(shard))
+            return
+        _write_parallel(job, shards, workers=count, meter=meter)
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped: finished shards are kept, the same command goes on") from error
+
+
+def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, meter: Meter) -> None:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,))
+    try:
+        futures = {pool.submit(_write, shard): len(shard) for shard in shards}
+        for future in as_completed(futures):
+            future.result()
+            meter.update(futures[future])
+    except BrokenProcessPool as error:
+        raise StoppedError(
+            "a writing process was killed (out of memory?): finished shards are kept, the same command goes on, "
+            "with --workers 1 it needs the least memory"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Worker:
+    """State of one worker process."""
+
+    job: Job | None = None
+
+
+def _start(job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _Worker.job = job
+
+
+def _end_with(sentinel: int) -> None:
+    """An orphan would wait for work for ever: end when the parent does, however it does."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _write(shard: ShardPlan) -> None:
+    assert _Worker.job is not None
+    _Worker.job.write(shard)
