@@ -47,10 +47,7 @@ class VllmAnnotator:
             self._llm = vllm.LLM(**engine_args(config))
         except (ValueError, OSError, RuntimeError) as error:
             raise ConfigError(f"vLLM cannot load {config.model}: {_line(error)}") from error
-        trial = self._chat([first_request(control_record(2), taxonomy=taxonomy, config=config)])[0]
-        if isinstance(trial, Failure):
-            self.close()
-            raise ConfigError(f"vLLM loaded {config.model} but cannot run a plain request: {trial.detail}")
+        self._try_out()
 
     def annotate(self, batch: Sequence[Prepared]) -> Sequence[Labels | Failure]:
         """Results in the order of `batch`, one each. All open questions of a batch go to the engine together.
@@ -77,6 +74,16 @@ class VllmAnnotator:
         core = getattr(engine, "engine_core", None)
         if core is not None:
             core.shutdown()
+
+    def _try_out(self) -> None:
+        control = first_request(control_record(2), taxonomy=self._taxonomy, config=self._config)
+        try:
+            [trial] = self._chat([control])
+        except StoppedError as error:
+            trial = Failure("annotator_failed", str(error))
+        if isinstance(trial, Failure):
+            self.close()
+            raise ConfigError(f"vLLM loaded {self._config.model} but cannot run a plain request: {trial.detail}")
 
     def _chat(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers in order.
