@@ -9,13 +9,15 @@ from PIL import Image
 
 from .grid import GRID, Floats, Mask, correlation, edges, luma, to_float
 
-SCALES = (0.45, 0.55, 0.65, 0.75, 0.85, 1.0, 1.18, 1.35, 1.55, 1.8, 2.2)
-"""Candidate sizes of the source's content in the target."""
+SCALES = tuple(1.12**k for k in range(-8, 8))
+"""Candidate sizes of the source's content in the target, 0.40 to 2.2."""
 
-_COARSE = 64
+_COARSE = 48
 _GOOD = 0.72
 """Edge correlation above which a pair counts as aligned and nothing is searched."""
-_MARGIN = 0.15
+_POOR = 0.6
+"""Edge correlation below which other sizes are searched too, not only shifts."""
+_MARGIN = 0.13
 """Least gain of edge correlation for which a warp is believed."""
 
 
@@ -27,75 +29,89 @@ class Alignment:
     dx: float
     dy: float
     gain: float
-    target_HWC: Floats
+    target_CHW: Floats
     """The target on the source's grid; zero where the target's frame does not reach."""
     valid_HW: Mask
 
 
-def align(source_HWC: Floats, target: Image.Image, *, search_scale: bool) -> Alignment:
+def align(source_CHW: Floats, target: Image.Image) -> Alignment:
     """Bring `target` onto the source's grid.
 
     A warp is used only when it raises the edge correlation by a clear margin: edits change the picture, and a
     wrong warp would turn an edit into a change of everything.
     """
-    height, width = source_HWC.shape[:2]
+    height, width = source_CHW.shape[1:]
     plain = to_float(target.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
     everywhere = np.ones((height, width), dtype=np.bool_)
-    source_edges = edges(luma(source_HWC))
+    source_edges = edges(luma(source_CHW))
     base = correlation(source_edges, edges(luma(plain)))
-    untouched = Alignment(1.0, 0.0, 0.0, 0.0, plain, everywhere)
+    best = Alignment(1.0, 0.0, 0.0, 0.0, plain, everywhere)
     if base >= _GOOD:
-        return untouched
-    best = untouched
+        return best
     best_score = base + _MARGIN
-    for scale, dx, dy in _candidates(source_edges, target, search_scale=search_scale):
-        warped, valid = _warp(target, scale, dx, dy, shape=(height, width))
-        if valid.mean() < 0.15:
-            continue
-        score = correlation(source_edges[valid], edges(luma(warped))[valid])
-        if score > best_score:
-            best_score = score
-            best = Alignment(scale, dx, dy, score - base, warped, valid)
+    scales = SCALES if base < _POOR else (1.0,)
+    for scale, dx, dy in _candidates(source_edges, target, scales=scales):
+        found = _try(source_edges, target, scale, dx, dy)
+        if found is not None and found[0] > best_score:
+            best_score, best = found[0], found[1]
+    if best.gain and best.scale != 1.0:
+        for factor in (0.94, 0.97, 1.03, 1.06):
+            dx = best.dx + best.scale * (1 - factor) * width / 2
+            dy = best.dy + best.scale * (1 - factor) * height / 2
+            found = _try(source_edges, target, best.scale * factor, dx, dy)
+            if found is not None and found[0] > best_score:
+                best_score, best = found[0], found[1]
+    if best.gain:
+        return Alignment(best.scale, best.dx, best.dy, best_score - base, best.target_CHW, best.valid_HW)
     return best
 
 
-def _candidates(source_edges: Floats, target: Image.Image, *, search_scale: bool) -> list[tuple[float, float, float]]:
+def _try(
+    source_edges: Floats, target: Image.Image, scale: float, dx: float, dy: float
+) -> tuple[float, Alignment] | None:
+    """Edge correlation under one warp, unless hardly anything overlaps."""
+    warped, valid = _warp(target, scale, dx, dy, shape=source_edges.shape)
+    if valid.mean() < 0.15:
+        return None
+    score = correlation(source_edges[valid], edges(luma(warped))[valid])
+    return score, Alignment(scale, dx, dy, score, warped, valid)
+
+
+def _candidates(
+    source_edges: Floats, target: Image.Image, *, scales: tuple[float, ...]
+) -> list[tuple[float, float, float]]:
     """Scale and shift of the strongest cross-correlation peaks, at most three."""
     height, width = source_edges.shape
     canvas = 2 * _COARSE
     shrink = _COARSE / max(height, width)
-    source = _small(source_edges, round(width * shrink), round(height * shrink))
-    scales = SCALES if search_scale else (1.0,)
-    target_edges = edges(luma(to_float(target)))
-    fit = _COARSE / GRID * GRID / max(target_edges.shape)
+    source = _small(Image.fromarray(source_edges), round(width * shrink), round(height * shrink))
+    target_edges = Image.fromarray(edges(luma(to_float(target))))
+    fit = _COARSE / max(target_edges.size)
     stack = np.zeros((len(scales), canvas, canvas), dtype=np.float32)
-    norms = np.zeros(len(scales), dtype=np.float32)
     for i, scale in enumerate(scales):
-        w = min(canvas, max(4, round(target_edges.shape[1] * fit / scale)))
-        h = min(canvas, max(4, round(target_edges.shape[0] * fit / scale)))
+        w = min(canvas, max(4, round(target_edges.size[0] * fit / scale)))
+        h = min(canvas, max(4, round(target_edges.size[1] * fit / scale)))
         small = _small(target_edges, w, h)
-        stack[i, :h, :w] = small
-        norms[i] = np.sqrt((small * small).sum())
+        stack[i, :h, :w] = small / max(float(np.sqrt((small * small).sum())), 1e-6)
     source_hat = np.fft.rfft2(source, (canvas, canvas))
-    surface = np.fft.irfft2(np.fft.rfft2(stack) * source_hat.conj(), (canvas, canvas))
-    surface /= np.maximum(norms, 1e-6)[:, None, None]
+    surface = np.fft.irfft2(np.fft.rfft2(stack) * source_hat.conj(), (canvas, canvas)).reshape(len(scales), -1)
+    peaks = surface.argmax(axis=1)
     found: list[tuple[float, float, float, float]] = []
     for i, scale in enumerate(scales):
-        y, x = np.unravel_index(int(surface[i].argmax()), surface[i].shape)
-        dy = int(y) - canvas if y > canvas // 2 else int(y)
-        dx = int(x) - canvas if x > canvas // 2 else int(x)
-        found.append((float(surface[i].max()), scale, dx * scale / shrink, dy * scale / shrink))
+        y, x = divmod(int(peaks[i]), canvas)
+        dy = y - canvas if y > canvas // 2 else y
+        dx = x - canvas if x > canvas // 2 else x
+        found.append((float(surface[i, peaks[i]]), scale, dx * scale / shrink, dy * scale / shrink))
     found.sort(reverse=True)
     return [candidate[1:] for candidate in found[:3]]
 
 
-def _small(image_HW: Floats, width: int, height: int) -> Floats:
-    resized = Image.fromarray(image_HW).resize((width, height), Image.Resampling.BOX)
-    out = np.asarray(resized, dtype=np.float32)
+def _small(image: Image.Image, width: int, height: int) -> Floats:
+    out = np.asarray(image.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
     return out - out.mean()
 
 
-def _warp(target: Image.Image, scale: float, dx: float, dy: float, *, shape: tuple[int, int]) -> tuple[Floats, Mask]:
+def _warp(target: Image.Image, scale: float, dx: float, dy: float, *, shape: tuple[int, ...]) -> tuple[Floats, Mask]:
     """Sample the target at scale * x + shift for every pixel of the source's grid."""
     height, width = shape
     ratio = max(target.size) / GRID

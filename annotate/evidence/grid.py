@@ -15,8 +15,6 @@ Mask = npt.NDArray[np.bool_]
 GRID = 128
 """Long side of the thumbnails that are compared; fixed, so that cost does not depend on the picture."""
 
-_LUMA_C = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-
 
 def thumbnail(picture_HWC: npt.NDArray[np.uint8], *, long_side: int) -> Image.Image:
     """Area-averaged copy with the given long side.
@@ -42,30 +40,35 @@ def fit(width: int, height: int, *, long_side: int) -> tuple[int, int]:
 
 
 def to_float(image: Image.Image) -> Floats:
-    """H x W x C in 0..1."""
-    return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+    """C x H x W in 0..1."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.float32).transpose(2, 0, 1)) * np.float32(1 / 255)
 
 
-def luma(picture_HWC: Floats) -> Floats:
+def luma(picture_CHW: Floats) -> Floats:
     """Brightness, H x W."""
-    return picture_HWC @ _LUMA_C
+    red, green, blue = picture_CHW
+    return red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
 
 
-def box(image_HW: Floats, radius: int) -> Floats:
-    """Mean over a (2 * radius + 1) square, edges repeated."""
-    size = 2 * radius + 1
-    padded = np.pad(image_HW, radius + 1, mode="edge").cumsum(axis=0, dtype=np.float64)
-    rows = (padded[size:-1] - padded[: -size - 1]).cumsum(axis=1)
-    return ((rows[:, size:-1] - rows[:, : -size - 1]) / (size * size)).astype(np.float32)
+def box(image_HW: Floats, *, wide: bool = False) -> Floats:
+    """Mean over 3 x 3 pixels, or 9 x 9 if `wide`; edges repeated."""
+    reach = 4 if wide else 1
+    out = np.pad(image_HW, reach, mode="edge")
+    for _ in range(2):
+        out = (out[:-2] + out[1:-1] + out[2:]).T
+    if wide:
+        for _ in range(2):
+            out = (out[:-6] + out[3:-3] + out[6:]).T
+    return out * np.float32(1 / 81 if wide else 1 / 9)
 
 
-def envelope(image_HWC: Floats) -> tuple[Floats, Floats]:
+def envelope(picture_CHW: Floats) -> tuple[Floats, Floats]:
     """Smallest and largest value of each 3 x 3 neighbourhood."""
-    padded = np.pad(image_HWC, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    low = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
-    high = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
+    padded = np.pad(picture_CHW, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    low = np.minimum(np.minimum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    high = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    low = np.minimum(np.minimum(low[..., :-2], low[..., 1:-1]), low[..., 2:])
+    high = np.maximum(np.maximum(high[..., :-2], high[..., 1:-1]), high[..., 2:])
     return low, high
 
 
@@ -82,7 +85,8 @@ def correlation(a: Floats, b: Floats) -> float:
     """Pearson correlation; 1 when both are constant, 0 when one is."""
     a = a.ravel() - a.mean()
     b = b.ravel() - b.mean()
+    flat = 1e-6 * max(a.size, 1)
     energy_a, energy_b = float(a @ a), float(b @ b)
-    if min(energy_a, energy_b) < 1e-6 * max(a.size, 1):
-        return 1.0 if max(energy_a, energy_b) < 1e-6 * max(a.size, 1) else 0.0
+    if min(energy_a, energy_b) < flat:
+        return 1.0 if max(energy_a, energy_b) < flat else 0.0
     return float(a @ b) / (energy_a * energy_b) ** 0.5

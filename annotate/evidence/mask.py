@@ -12,32 +12,37 @@ _FLOOR, _CEILING = 0.07, 0.13
 """Bounds of the difference that counts as change; between them it follows the picture's own noise."""
 
 
-def difference(source_HWC: Floats, target_HWC: Floats) -> Floats:
+def difference(source_CHW: Floats, target_CHW: Floats) -> Floats:
     """Difference 0..1 per pixel, H x W, that a jitter of one pixel or a slight colour shift does not explain."""
-    shift_C = np.median((target_HWC - source_HWC).reshape(-1, 3)[::3], axis=0)
-    target_HWC = target_HWC - np.clip(shift_C, -_COLOR_SHIFT, _COLOR_SHIFT)
-    low_t, high_t = envelope(target_HWC)
-    low_s, high_s = envelope(source_HWC)
-    unexplained = np.maximum(source_HWC - high_t, low_t - source_HWC)
-    np.maximum(unexplained, target_HWC - high_s, out=unexplained)
-    np.maximum(unexplained, low_s - target_HWC, out=unexplained)
-    return np.maximum(unexplained.max(axis=2), 0)
+    shift_C = np.median((target_CHW[:, ::2, ::2] - source_CHW[:, ::2, ::2]).reshape(3, -1), axis=1)
+    target_CHW = target_CHW - np.clip(shift_C, -_COLOR_SHIFT, _COLOR_SHIFT).astype(np.float32)[:, None, None]
+    low_t, high_t = envelope(target_CHW)
+    low_s, high_s = envelope(source_CHW)
+    unexplained = np.maximum(source_CHW - high_t, low_t - source_CHW)
+    np.maximum(unexplained, target_CHW - high_s, out=unexplained)
+    np.maximum(unexplained, low_s - target_CHW, out=unexplained)
+    return np.maximum(np.maximum(unexplained[0], unexplained[1]), np.maximum(unexplained[2], 0))
 
 
 def changed(difference_HW: Floats, valid_HW: Mask) -> Mask:
     """Threshold that follows the noise floor, then keep what is dense and fill what is enclosed by it."""
     noise = float(np.median(difference_HW[::2, ::2]))
     threshold = min(max(_FLOOR, 2.5 * noise), _CEILING)
-    raw = ((difference_HW > threshold) & valid_HW).astype(np.float32)
-    dense = box(raw, 1) > 0.5
-    filled = box(dense.astype(np.float32), 3) > 0.42
-    return (dense | (filled & (box(raw, 1) > 0.2))) & valid_HW
+    near = box(((difference_HW > threshold) & valid_HW).astype(np.float32))
+    dense = near > 0.5
+    filled = box(dense.astype(np.float32), wide=True) > 0.42
+    return (dense | (filled & (near > 0.2))) & valid_HW
 
 
 def region_sizes(mask_HW: Mask) -> list[int]:
     """Pixel counts of the 8-connected regions, largest first, by merging runs of neighbouring rows."""
-    parent: list[int] = []
-    size: list[int] = []
+    padded = np.zeros((mask_HW.shape[0], mask_HW.shape[1] + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask_HW
+    steps = np.diff(padded, axis=1)
+    rows, starts = (axis.tolist() for axis in np.nonzero(steps == 1))
+    ends = np.nonzero(steps == -1)[1].tolist()
+    parent = list(range(len(rows)))
+    size = [end - start for start, end in zip(starts, ends, strict=True)]
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -45,26 +50,17 @@ def region_sizes(mask_HW: Mask) -> list[int]:
             i = parent[i]
         return i
 
-    above: list[tuple[int, int, int]] = []
-    padded = np.zeros((mask_HW.shape[0], mask_HW.shape[1] + 2), dtype=np.int8)
-    padded[:, 1:-1] = mask_HW
-    steps = np.diff(padded, axis=1)
-    for row in steps:
-        starts = np.flatnonzero(row == 1)
-        if not starts.size:
-            above = []
-            continue
-        runs: list[tuple[int, int, int]] = []
-        for start, end in zip(starts.tolist(), np.flatnonzero(row == -1).tolist(), strict=True):
-            label = len(parent)
-            parent.append(label)
-            size.append(end - start)
-            for other_start, other_end, other in above:
-                if other_start <= end and start <= other_end:
-                    a, b = root(label), root(other)
-                    if a != b:
-                        parent[b] = a
-                        size[a] += size[b]
-            runs.append((start, end, label))
-        above = runs
+    above, here = 0, 0
+    for i in range(len(rows)):
+        if i and rows[i] != rows[i - 1]:
+            above, here = here, i
+        while above < here and (rows[above] < rows[i] - 1 or ends[above] < starts[i]):
+            above += 1
+        j = above
+        while j < here and starts[j] <= ends[i]:
+            a, b = root(i), root(j)
+            if a != b:
+                parent[b] = a
+                size[a] += size[b]
+            j += 1
     return sorted((size[i] for i in range(len(parent)) if parent[i] == i), reverse=True)

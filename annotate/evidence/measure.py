@@ -20,11 +20,11 @@ _LARGE = 2 * GRID
 
 def compare(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> tuple[Floats, Alignment, Floats, Mask]:
     """Source thumbnail, aligned target, difference and change mask on the source's grid."""
-    source_HWC = to_float(thumbnail(source, long_side=GRID))
+    source_CHW = to_float(thumbnail(source, long_side=GRID))
     target_image = thumbnail(target, long_side=_LARGE)
-    alignment = align(source_HWC, target_image, search_scale=True)
-    difference_HW = difference(source_HWC, alignment.target_HWC)
-    return source_HWC, alignment, difference_HW, changed(difference_HW, alignment.valid_HW)
+    alignment = align(source_CHW, target_image)
+    difference_HW = difference(source_CHW, alignment.target_CHW)
+    return source_CHW, alignment, difference_HW, changed(difference_HW, alignment.valid_HW)
 
 
 def change_mask(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> Mask:
@@ -49,11 +49,11 @@ def measure(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> Evi
         source: H x W x 3 uint8, upright (EXIF applied).
         target: H' x W' x 3 uint8; any size.
     """
-    source_HWC, alignment, difference_HW, mask = compare(source, target)
-    target_HWC, valid = alignment.target_HWC, alignment.valid_HW
+    source_CHW, alignment, difference_HW, mask = compare(source, target)
+    target_CHW, valid = alignment.target_CHW, alignment.valid_HW
     height, width = mask.shape
     area = max(int(valid.sum()), 1)
-    source_luma, target_luma = luma(source_HWC), luma(target_HWC)
+    source_luma, target_luma = luma(source_CHW), luma(target_CHW)
     source_edges, target_edges = edges(source_luma), edges(target_luma)
     numbers = {
         "aspect_change": math.log((target.shape[1] / target.shape[0]) / (source.shape[1] / source.shape[0])),
@@ -66,8 +66,8 @@ def measure(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> Evi
     }
     numbers |= _extent(mask, difference_HW, area)
     numbers |= _structure(source_edges, target_edges, source_luma, target_luma, mask, valid)
-    numbers |= _looks(source_HWC, target_HWC, source_luma, target_luma, valid)
-    numbers |= _skin(source_HWC, target_HWC, mask, valid)
+    numbers |= _looks(source_CHW, target_CHW, source_luma, target_luma, valid)
+    numbers |= _skin(source_CHW, target_CHW, mask, valid)
     return Evidence(**{name: float(value) for name, value in numbers.items()})
 
 
@@ -100,11 +100,11 @@ def _structure(
     source_edges: Floats, target_edges: Floats, source_luma: Floats, target_luma: Floats, mask: Mask, valid: Mask
 ) -> dict[str, float]:
     """Whether edges stay: overall, inside the change, and up to a smooth change of light."""
-    soft_source, soft_target = box(source_edges, 1), box(target_edges, 1)
-    mean_s, mean_t = box(source_luma, 4), box(target_luma, 4)
-    var_s = np.maximum(box(source_luma * source_luma, 4) - mean_s * mean_s, 0)
-    var_t = np.maximum(box(target_luma * target_luma, 4) - mean_t * mean_t, 0)
-    cov = box(source_luma * target_luma, 4) - mean_s * mean_t
+    soft_source, soft_target = box(source_edges), box(target_edges)
+    mean_s, mean_t = box(source_luma, wide=True), box(target_luma, wide=True)
+    var_s = np.maximum(box(source_luma * source_luma, wide=True) - mean_s * mean_s, 0)
+    var_t = np.maximum(box(target_luma * target_luma, wide=True) - mean_t * mean_t, 0)
+    cov = box(source_luma * target_luma, wide=True) - mean_s * mean_t
     explained = np.minimum(cov * cov / (var_s + 1e-4), var_t)
     plain = (var_s < 4e-4) & (var_t < 4e-4)
     same = plain | (cov * cov > 0.45 * (var_s + 1e-5) * (var_t + 1e-5))
@@ -134,19 +134,16 @@ def _centroid_shift(source_edges: Floats, target_edges: Floats) -> float:
 
 
 def _looks(
-    source_HWC: Floats, target_HWC: Floats, source_luma: Floats, target_luma: Floats, valid: Mask
+    source_CHW: Floats, target_CHW: Floats, source_luma: Floats, target_luma: Floats, valid: Mask
 ) -> dict[str, float]:
     """Light, colour, detail and flatness of both pictures."""
-    source, target = source_HWC[valid], target_HWC[valid]
+    source, target = source_CHW[:, valid], target_CHW[:, valid]
     light_s, light_t = source_luma[valid], target_luma[valid]
-    chroma_s = source.max(axis=1) - source.min(axis=1)
-    chroma_t = target.max(axis=1) - target.min(axis=1)
-    mean_s, mean_t = source.mean(axis=0), target.mean(axis=0)
+    chroma_s, chroma_t = _chroma(source), _chroma(target)
+    mean_s, mean_t = source.mean(axis=1), target.mean(axis=1)
     tint = (mean_t - mean_t.mean()) - (mean_s - mean_s.mean())
     detail_s, detail_t = _detail(source_luma), _detail(target_luma)
-    frame = np.concatenate(
-        [target_HWC[:4].reshape(-1, 3), target_HWC[:, :4].reshape(-1, 3), target_HWC[:, -4:].reshape(-1, 3)]
-    )
+    frame = np.concatenate([target_luma[:4].ravel(), target_luma[:, :4].ravel(), target_luma[:, -4:].ravel()])
     return {
         "luma_shift": float(light_t.mean() - light_s.mean()),
         "contrast_ratio": math.log((float(light_t.std()) + 0.01) / (float(light_s.std()) + 0.01)),
@@ -158,35 +155,40 @@ def _looks(
         "target_gray": 1 - min(1.0, float(chroma_t.mean()) / 0.06),
         "source_flat": float((detail_s < 0.008).mean()),
         "target_flat": float((detail_t < 0.008).mean()),
-        "target_border_plain": 1 - min(1.0, float(frame.std(axis=0).max()) / 0.12),
+        "target_border_plain": 1 - min(1.0, float(frame.std()) / 0.12),
     }
 
 
 def _detail(luma_HW: Floats) -> Floats:
-    return np.abs(luma_HW - box(luma_HW, 1))
+    return np.abs(luma_HW - box(luma_HW))
 
 
-def _palette_distance(source_NC: Floats, target_NC: Floats) -> float:
+def _chroma(picture_CN: Floats) -> Floats:
+    red, green, blue = picture_CN
+    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+
+
+def _palette_distance(source_CN: Floats, target_CN: Floats) -> float:
     histograms: list[npt.NDArray[np.float64]] = []
-    for pixels in (source_NC, target_NC):
-        levels = np.clip(pixels * 6, 0, 5).astype(np.int64)
-        codes = levels[:, 0] * 36 + levels[:, 1] * 6 + levels[:, 2]
+    for pixels in (source_CN, target_CN):
+        levels = np.minimum(pixels * 6, 5).astype(np.int32)
+        codes = levels[0] * 36 + levels[1] * 6 + levels[2]
         histograms.append(np.bincount(codes, minlength=216) / max(len(codes), 1))
     return float(np.abs(histograms[0] - histograms[1]).sum()) / 2
 
 
-def _skin(source_HWC: Floats, target_HWC: Floats, mask: Mask, valid: Mask) -> dict[str, float]:
-    source, target = _skin_mask(source_HWC), _skin_mask(target_HWC)
+def _skin(source_CHW: Floats, target_CHW: Floats, mask: Mask, valid: Mask) -> dict[str, float]:
+    source, target = _skin_mask(source_CHW), _skin_mask(target_CHW)
     return {
         "skin_kept": float((source & target & valid & ~mask).mean()),
         "skin_source": float(source.mean()),
     }
 
 
-def _skin_mask(picture_HWC: Floats) -> Mask:
+def _skin_mask(picture_CHW: Floats) -> Mask:
     """Colour of human skin: a box in the colour-difference plane, wide enough for dark and light skin."""
-    red, green, blue = picture_HWC[..., 0], picture_HWC[..., 1], picture_HWC[..., 2]
-    light = luma(picture_HWC)
+    red, green, blue = picture_CHW
+    light = luma(picture_CHW)
     red_difference, blue_difference = 0.713 * (red - light), 0.564 * (blue - light)
     box_ = (red_difference > 0.02) & (red_difference < 0.18) & (blue_difference < -0.01) & (blue_difference > -0.2)
     return box_ & (light > 0.15) & (red > green) & (green > 0.8 * blue)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...schema.errors import ConfigError
 from ...schema.evidence import Evidence
 from ...schema.taxonomy import DEFAULT_TAXONOMY, Taxonomy, load_taxonomy
 from ...schema.warnings import warning
@@ -23,7 +24,12 @@ from .record import Reading, features, read
 from .words import MAX_CHARS
 
 VERSION = "1"
-SHIPPED = "weights.npz"
+GENERATION = "image generation"
+
+
+def shipped_weights() -> Path:
+    """The weights that come with the package."""
+    return Path(str(resources.files("tagmoe.annotate.local") / "weights.npz"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,11 @@ class LocalAnnotator:
 
     Args:
         weights: a file written by `tagmoe fit-local`; None for the shipped one.
+        taxonomy: whose ids and rules to answer in; it must hold the tags of `tagmoe-18`.
 
     Raises:
         DataError: the file is not a model of this version.
+        ConfigError: the taxonomy lacks a tag that the model predicts.
     """
 
     name = "local"
@@ -51,11 +59,18 @@ class LocalAnnotator:
     sees_pixels = False
     max_pixels = 0
     batch_size = 64
+    parallel_batches = 1
 
-    def __init__(self, weights: Path | None = None) -> None:
-        path = weights or Path(str(resources.files(__package__) / SHIPPED))
+    def __init__(self, *, weights: Path | None = None, taxonomy: Taxonomy | None = None) -> None:
+        path = weights or shipped_weights()
         self.model: Model = load(path)
-        self.taxonomy: Taxonomy = load_taxonomy(DEFAULT_TAXONOMY)
+        self.taxonomy: Taxonomy = taxonomy or load_taxonomy(DEFAULT_TAXONOMY)
+        missing = [name for name in (*SCOPES, *TYPES, *KEEPS, GENERATION) if name not in self.taxonomy.by_name]
+        if missing:
+            raise ConfigError(
+                f"taxonomy {self.taxonomy.ref} lacks {missing}, which the local annotator predicts: "
+                f"use {DEFAULT_TAXONOMY}, or a vision-language annotator"
+            )
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.provenance = Provenance(
             annotator=f"{self.name}@{self.version}",
@@ -83,7 +98,7 @@ class LocalAnnotator:
     def _by_id(self, task: str, scopes: Floats, types: Floats, keeps: Floats) -> tuple[float, ...]:
         """Probabilities in tag order; a generation has one certain tag."""
         out = np.zeros(self.taxonomy.size, dtype=np.float64)
-        generation = self.taxonomy.by_name["image generation"].id
+        generation = self.taxonomy.by_name[GENERATION].id
         if task == "generation":
             out[generation] = 1.0
             return tuple(out.tolist())

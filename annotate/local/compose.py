@@ -97,6 +97,11 @@ _WHOLE = (
     "bg_blur",
     "bg_remove",
 )
+_PERSONAL = ("body", "hair", "makeup", "age", "expression", "pose", "wear", "garment", "body")
+_OWNERS = {
+    "en": (("him", "his"), ("her", "her"), ("me", "my"), ("the woman", "the woman's"), ("the man", "his")),
+    "zh": (("他", "他"), ("她", "她"), ("我", "我")),
+}
 _PLEAS = ("keep_all", "keep_subject", "keep_face", "keep_background", "keep_structure", "keep_style")
 _TASKS = {"subject": 0.97, "compose": 0.7, "tryon": 0.7, "style_ref": 0.85}
 """How often a request of this kind is recorded as a customization rather than as an edit."""
@@ -107,7 +112,7 @@ def singles(language: str, *, per_intent: int, seed: int) -> Iterator[Example]:
     book = phrasebook(language)
     for name, lines in book.intents.items():
         rng = random.Random(f"{seed} {language} {name}")
-        for i in range(per_intent):
+        for i in range(round(per_intent * intents()[name].share)):
             line = i % len(lines)
             text = book.sample(name, rng, line=line)
             plain = intents()[name].kind in ("keep", "context") or rng.random() < 0.55
@@ -121,6 +126,7 @@ def several(language: str, *, count: int, seed: int) -> Iterator[Example]:
     for i in range(count):
         fold = i % FOLDS
         draw = rng.random()
+        asked: list[str]
         if draw < 0.35:
             asked = [rng.choice(_STEPS) for _ in range(rng.choice((2, 2, 2, 3, 3, 4)))]
         elif draw < 0.5:
@@ -129,9 +135,12 @@ def several(language: str, *, count: int, seed: int) -> Iterator[Example]:
         elif draw < 0.56:
             asked = [rng.choice(("viewpoint", "outpaint", "zoom_in")), rng.choice(_STEPS)]
         elif draw < 0.62:
-            asked = rng.sample(_WHOLE, 2)
-        elif draw < 0.7:
+            asked = list(rng.sample(_WHOLE, 2))
+        elif draw < 0.66:
             yield _same_thing(book, rng, fold)
+            continue
+        elif draw < 0.72:
+            yield _same_person(book, rng, fold)
             continue
         else:
             asked = [rng.choice((*_STEPS, *_WHOLE, *_WHOLE))]
@@ -140,8 +149,8 @@ def several(language: str, *, count: int, seed: int) -> Iterator[Example]:
         ]
         parts = [_draw(book, name, rng, fold) for name in asked]
         kept = [_draw(book, name, rng, fold) for name in pleas]
-        if rng.random() < 0.2:
-            kept.append(_draw(book, "context", rng, fold))
+        if rng.random() < 0.35:
+            kept += [_draw(book, "context", rng, fold) for _ in range(rng.choice((1, 1, 2, 3, 4)))]
         ordered = [*kept, *parts] if rng.random() < 0.15 else [*parts, *kept]
         yield _example(_joined(ordered, language, rng), asked, pleas, rng, fold=fold, intent=False)
 
@@ -153,6 +162,14 @@ def _same_thing(book: Phrasebook, rng: random.Random, fold: int) -> Example:
     second = book.fill(_SAME[book.language][choice], rng)
     text = _joined([_draw(book, first, rng, fold), second], book.language, rng)
     asked = [first, _SAME_INTENT[book.language][choice]]
+    return _example(text, asked, (), rng, fold=fold, intent=False, same_thing=True)
+
+
+def _same_person(book: Phrasebook, rng: random.Random, fold: int) -> Example:
+    """Two edits of one person: one place."""
+    owned = book.owned(*rng.choice(_OWNERS[book.language]))
+    asked = rng.sample(_PERSONAL, rng.choice((2, 2, 3)))
+    text = _joined([_draw(owned, name, rng, fold) for name in asked], book.language, rng)
     return _example(text, asked, (), rng, fold=fold, intent=False, same_thing=True)
 
 

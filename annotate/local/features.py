@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from zlib import crc32
@@ -37,7 +38,7 @@ def _hash(text: str) -> int:
 def _words(words: Sequence[Token]) -> set[int]:
     texts = [token.text for token in words]
     found = {_hash(f"w {text}") for text in texts}
-    found.update(_hash(f"w {a} {b}") for a, b in zip(texts, texts[1:], strict=False))
+    found.update(_hash(f"w {a} {b}") for a, b in itertools.pairwise(texts))
     found.update(_hash(f"w {a} {b} {c}") for a, b, c in zip(texts, texts[1:], texts[2:], strict=False))
     if texts:
         found.add(_hash(f"w ^{texts[0]}"))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ...schema.errors import ConfigError
+from ...shards.console import print_json, say
+from .annotator import shipped_weights
 from .compose import FOLDS, Example, several, singles
 from .corpora import read_lists
 from .intents import KEEPS, LOCAL, SCOPES, TYPES, combined_keeps, intents
 from .model import Floats, Model, save
 from .record import NAMES, Reading, features, read
-from .stages import FirstStage, fit_choice, fit_first, fit_flag
+
+try:
+    from .stages import FirstStage, fit_choice, fit_first, fit_flag
+except ImportError as error:
+    raise ConfigError(f"fitting needs scikit-learn ({error}): pip install 'tagmoe[fit]'") from error
 
 _CAP = 120
 """A list's label weighs at most as much as this many records, so that no long list drowns the others."""
@@ -188,3 +195,21 @@ def _heads(
             bias.append(np.array([offset], dtype=np.float32))
     head = np.concatenate(coef, axis=1) / spread[:, None]
     return head.astype(np.float32), (np.concatenate(bias) - center @ head).astype(np.float32)
+
+
+def fit_command(corpora: Path, *, out: Path | None = None, json: bool = False) -> None:
+    """Body of `tagmoe fit-local`: fit, then print what was fitted on what.
+
+    Raises:
+        ConfigError: no labelled list under `corpora`, or scikit-learn is missing.
+    """
+    report = fit(corpora, out=out or shipped_weights())
+    if json:
+        print_json(asdict(report))
+        return
+    lists = {group: count for group, count in report.examples.items() if not group.startswith("phrases-")}
+    composed = sum(report.examples.values()) - sum(lists.values())
+    say(f"{report.path}: {report.bytes / 1e6:.2f} MB, {report.features} features, sha256 {report.sha256[:16]}")
+    say(
+        f"  {composed} composed examples, {sum(lists.values())} labelled ones: {', '.join(f'{k} {v}' for k, v in lists.items())}"
+    )

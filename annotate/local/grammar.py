@@ -98,6 +98,15 @@ class Phrasebook:
             text = re.sub(r"\b([Aa])n?(?= [aeiou])", r"\1n", text)
         return re.sub(r"\s+", " ", text).strip(" ,")
 
+    def owned(self, pronoun: str, possessive: str) -> Phrasebook:
+        """The same phrases, all about one person."""
+        macros = {**self.macros, "who": (Text(pronoun),), "whose": (Text(possessive),)}
+        return Phrasebook(self.language, self.intents, macros, self.words)
+
+    def _word(self, name: str, rng: random.Random) -> str:
+        wide = self.words.get(f"wide {name}")
+        return rng.choice(wide if wide and rng.random() < _WIDE else self.words[name])
+
     def _expand(self, nodes: tuple[Node, ...], rng: random.Random) -> str:
         out: list[str] = []
         for node in nodes:
@@ -105,7 +114,7 @@ class Phrasebook:
                 out.append(node.value)
             elif isinstance(node, Slot):
                 macro = self.macros.get(node.name)
-                out.append(self._expand(macro, rng) if macro is not None else rng.choice(self.words[node.name]))
+                out.append(self._expand(macro, rng) if macro is not None else self._word(node.name, rng))
             elif not node.optional or rng.random() < 0.4:
                 out.append(self._expand(node.options[rng.randrange(len(node.options))], rng))
         return "".join(out)
@@ -113,7 +122,7 @@ class Phrasebook:
 
 def read_text(name: str) -> str:
     """A data file of this package."""
-    return (resources.files(__package__) / name).read_text("utf-8")
+    return (resources.files("tagmoe.annotate.local") / name).read_text("utf-8")
 
 
 @lru_cache(maxsize=4)
@@ -127,11 +136,23 @@ def word_classes(language: str) -> dict[str, tuple[str, ...]]:
     return classes
 
 
+@lru_cache(maxsize=1)
+def wordnet_nouns() -> dict[str, tuple[str, ...]]:
+    """Kind of thing -> common nouns."""
+    lines = (line for line in read_text("wordnet_nouns.txt").splitlines() if line and not line.startswith("#"))
+    return {name: tuple(words.split()) for name, _, words in (line.partition(": ") for line in lines)}
+
+
 @lru_cache(maxsize=4)
 def phrasebook(language: str) -> Phrasebook:
     """The shipped phrases of `en` or `zh`."""
     words = {name: _fillers(name, entries) for name, entries in word_classes(language).items()}
     words["quoted"] = _QUOTED[language]
+    if language == "en":
+        nouns = wordnet_nouns()
+        words |= {
+            f"wide {name}": nouns[name if name != "object" else "artifact"] for name in ("object", "animal", "food")
+        }
     intents: dict[str, list[tuple[Node, ...]]] = {}
     macros: dict[str, tuple[Node, ...]] = {}
     current: list[tuple[Node, ...]] = []
@@ -147,6 +168,9 @@ def phrasebook(language: str) -> Phrasebook:
             current.append(parse(line))
     return Phrasebook(language, {name: tuple(lines) for name, lines in intents.items()}, macros, words)
 
+
+_WIDE = 0.2
+"""How often a noun comes from WordNet's list instead of our own, so that unlisted nouns are nothing special."""
 
 _NOT_FILLERS = {
     "him",

@@ -28,6 +28,7 @@ class Intent:
     types: dict[str, float]
     keeps: dict[str, float]
     person: float
+    share: float
 
 
 @lru_cache(maxsize=1)
@@ -42,6 +43,7 @@ def intents() -> dict[str, Intent]:
             types=entry.get("types", {}),
             keeps={f"{short} preservation": p for short, p in entry.get("keeps", {}).items()},
             person=entry.get("person", 0.0),
+            share=entry.get("share", 1.0),
         )
         for name, entry in table.items()
     }

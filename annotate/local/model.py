@@ -60,12 +60,12 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """Elementwise, without overflow."""
-    return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
 
 
 def save(model: Model, path: Path) -> str:
     """Write the model; equal models give equal bytes. Returns the sha256 of the file."""
-    arrays = {
+    arrays: dict[str, npt.ArrayLike] = {
         "ids": model.ids_V,
         "codes": model.codes_VK,
         "scale": model.scale_K.astype(np.float32),
@@ -82,7 +82,7 @@ def save(model: Model, path: Path) -> str:
         "about": model.about,
     }
     text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
-    np.savez_compressed(path, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+    np.savez_compressed(path, allow_pickle=False, header=np.frombuffer(text, dtype=np.uint8), **arrays)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

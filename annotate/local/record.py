@@ -25,6 +25,12 @@ SCOPE_OF_INTENT = np.array(
     [[float(intent.scope == scope) for scope in SCOPES] for intent in intents().values()], dtype=np.float32
 )
 
+PERSONAL = np.array(
+    [float(name in ("body", "hair", "makeup", "age", "expression", "pose", "wear", "garment")) for name in NAMES],
+    dtype=np.float32,
+)
+
+_PRONOUNS = frozenset(["him", "her", "his", "she", "he", "me", "my", "i", "they", "them", "myself", "他", "她", "我"])
 _NOUNS = frozenset(
     {
         "object",
@@ -107,7 +113,12 @@ def features(reading: Reading, chances_UK: Floats, *, task: str, references: int
     later = {token.text for clause in reading.clauses[1:] for token in clause}
     person, face = "person" in all_kinds, bool(words & _FACE_WORDS)
     custom = task == "customization"
+    first_K = clause_CK[int((asks_C > 0.5).argmax())]
+    personal_C = clause_CK @ PERSONAL
+    people = {token.text for token in reading.tokens if "person" in token.kinds and token.text not in _PRONOUNS}
     extra = [
+        *_logits(first_K @ TYPE_OF_INTENT), *_logits(first_K @ SCOPE_OF_INTENT),
+        float(np.prod(1 - asks_C * (1 - personal_C))), float(np.prod(1 - asks_C * (1 - personal_C))) * float(len(people) < 2),
         *_logits(any_type), *_logits(any_scope), *_logits(whole_K @ TYPE_OF_INTENT), *_logits(whole_K @ SCOPE_OF_INTENT),
         float(asks_C.sum()), min(count, 6) / 3, max(0.0, 1 - none - one), float(bool(later & _SAME_WORDS)),
         max(0.0, 1 - none - one) * float(bool(later & _SAME_WORDS)), min(_pairs(reading.tokens), 3.0),
@@ -135,4 +146,4 @@ def _pairs(words: Sequence[Token]) -> float:
     return float(found)
 
 
-FEATURE_COUNT = 2 * len(NAMES) + 2 * len(TYPES) + 2 * len(SCOPES) + 23
+FEATURE_COUNT = 2 * len(NAMES) + 3 * len(TYPES) + 3 * len(SCOPES) + 25

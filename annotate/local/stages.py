@@ -95,4 +95,5 @@ def fit_flag(features_ND: Floats, chances: Floats, weights: Floats, *, strength:
         return np.zeros(features_ND.shape[1], dtype=np.float32), (8.0 if labels[used].all() else -8.0)
     learner = LogisticRegression(C=strength, max_iter=300)
     learner.fit(doubled[used], labels[used], sample_weight=amounts[used])
-    return learner.coef_[0].astype(np.float32), float(learner.intercept_[0])
+    bias = np.asarray(learner.intercept_, dtype=np.float64)
+    return learner.coef_[0].astype(np.float32), float(bias[0])

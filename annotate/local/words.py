@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .grammar import read_text, word_classes
+from .grammar import word_classes, wordnet_nouns
 
 MAX_CHARS = 2400
 """Longer texts are read from both ends; a hostile megabyte costs as much as this."""
@@ -91,12 +91,10 @@ def _english() -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
     for name, entries in word_classes("en").items():
         for entry in entries:
             kinds.setdefault(entry.lower(), []).append(name)
-    for line in read_text("wordnet_nouns.txt").splitlines():
-        if line and not line.startswith("#"):
-            name, _, words = line.partition(": ")
-            for word in words.split():
-                if word not in kinds:
-                    kinds[word] = ["n_" + name]
+    for name, words in wordnet_nouns().items():
+        for word in words:
+            if word not in kinds:
+                kinds[word] = ["n_" + name]
     starts = frozenset(entry.split()[0] for entry in kinds if " " in entry)
     return {entry: tuple(names) for entry, names in kinds.items()}, starts
 
@@ -125,15 +123,15 @@ def _single(word: str) -> tuple[str, ...]:
     ):
         if len(form) > 2 and form in kinds:
             return kinds[form]
-    if "-" in word:
-        return _single(word.rsplit("-", 1)[1])
     return ()
 
 
 def tokens(text: str) -> list[Token]:
     """Tokens of a normalised text, the longest known expression first."""
-    raw = _TOKEN.findall(text)
     kinds, starts = _english()
+    raw: list[str] = []
+    for word in _TOKEN.findall(text):
+        raw.extend(word.split("-") if "-" in word and word not in kinds else (word,))
     out: list[Token] = []
     i = 0
     while i < len(raw):
