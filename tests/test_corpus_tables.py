@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -13,9 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support_corpus import encode, opened, picture, split, write_pictures
 from tagmoe.schema import ConfigError, DataError, ImageRef, Pair
 from tagmoe.shards.corpus import ImageRejected, open_image
+from tagmoe.shards.corpus.footer import null_counts
 from tagmoe.shards.corpus.presets import PRESETS
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -154,6 +158,55 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     path.write_bytes(data[:-5])
     with pytest.raises(DataError, match="not a whole Parquet file"):
         opened(path)
+
+
+def test_null_counts_are_those_pyarrow_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_embedded(path, 50)
+    metadata = pq.ParquetFile(path).metadata
+    expected = []
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        expected.append({column.path_in_schema: column.statistics.null_count for column in columns})
+    with path.open("rb") as stream:
+        assert null_counts(stream) == expected
+    assert len(expected) == 8
+    assert null_counts(io.BytesIO(b"")) == null_counts(io.BytesIO(b"PAR1" * 9)) == []
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_parquet_never_crashes(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "a.parquet"
+    write_embedded(path, 8)
+    content = bytearray(path.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for _ in range(data.draw(st.integers(1, 6))):
+        first = data.draw(st.sampled_from([0, footer]))
+        content[data.draw(st.integers(first, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        corpus = opened(path)
+        items = list(corpus.records())
+    except (ConfigError, DataError):
+        return
+    assert [item.row for item in items] == list(range(corpus.rows))
+    for ref in (ref for item in items if isinstance(item, Pair) for ref in item.images):
+        try:
+            corpus.read_image(ref)
+        except ImageRejected as error:
+            assert error.stage == "read"
+
+
+def test_repeated_ids_across_files_without_reading_pictures(tmp_path: Path) -> None:
+    for name, ids in (("a", ["1", "2"]), ("b", ["2", "3"])):
+        cell = {"bytes": encode(picture()), "path": None}
+        references = pa.array([[cell]] * 2, pa.list_(IMAGE))
+        meta = [{"key": key} for key in ids]
+        table = pa.table({"meta": meta, "instruction": ["x", "y"], "references": references})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    corpus = opened(tmp_path, columns={"id": "meta.key"})
+    assert [getattr(item, "reason", item.id) for item in corpus.records()] == ["1", "2", "duplicate_id", "3"]
 
 
 def test_a_crop_box_cuts_a_pair_out_of_one_picture(tmp_path: Path) -> None:

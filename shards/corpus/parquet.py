@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ...schema import DataError
 from .cells import ImageColumn, cell_bytes, image_columns, member, needed, plain_columns, rows_of, split_index
 from .fields import split_box
+from .footer import null_counts
 from .mark import content_mark
 from .rejected import ImageRejected
 from .store import Store
@@ -28,6 +29,8 @@ _BATCH_ROWS = 512
 _IMAGE_BATCH_ROWS = 16
 _KEPT_BATCHES = 4
 _BUFFER_BYTES = 1 << 20
+_FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises on damaged bytes; names and texts are decoded when they are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,20 @@ class _Layout:
     images: dict[str, ImageColumn]
     ends: list[int]
     """Row after the last of each row group."""
+    nulls: list[dict[str, int]]
+    """Null count of each leaf by row group, where stated; shorter than `ends` when the footer does not say."""
 
     def group_of(self, row: int) -> tuple[int, int]:
         """Row group of `row` and its first row."""
         group = bisect_right(self.ends, row)
         return group, self.ends[group - 1] if group else 0
+
+    def presence(self, group: int, image: ImageColumn) -> bool | None:
+        """Whether all (True) or none (False) of a row group's cells hold bytes; None: the cells must be read."""
+        if image.is_list or group >= len(self.nulls):
+            return None
+        rows = self.ends[group] - (self.ends[group - 1] if group else 0)
+        return {0: True, rows: False}.get(self.nulls[group].get(image.bytes_leaf, -1))
 
 
 class ParquetTable:
@@ -89,7 +101,7 @@ class ParquetTable:
                 cursor = self._cursors[column.name] = _Cursor(self._store.open(self.uri), self._layout, column)
             try:
                 value = cursor.get(place.row)
-            except (pa.ArrowException, OSError) as error:
+            except _FAULTS as error:
                 self._cursors.clear()
                 raise ImageRejected("read", "unreadable_file", f"{self.uri} row {place.row}: {error}"[:300]) from error
         return cell_bytes(value, place, limit=limit)
@@ -103,15 +115,16 @@ class ParquetTable:
     ) -> Iterator[Row | BadRow]:
         row, folder = start, posixpath.dirname(self.uri)
         images = self._layout.images if only is None else {}
+        fault = "it ends early"
         try:
             for batch, begins in self._batches(file, group, start, stop, first=first, only=only):
                 for item in rows_of(batch, images=images, uri=self.uri, first_row=begins, folder=folder):
                     yield item
                     row += 1
-        except (pa.ArrowException, OSError) as error:
-            detail = f"{self.uri}: row group {group} cannot be decoded: {error}"[:300]
-            for _ in range(row, stop):
-                yield BadRow("unreadable_file", detail)
+        except _FAULTS as error:
+            fault = str(error)
+        for _ in range(row, stop):
+            yield BadRow("unreadable_file", f"{self.uri}: row group {group} cannot be decoded: {fault}"[:300])
 
     def _batches(
         self, file: pq.ParquetFile, group: int, start: int, stop: int, *, first: int, only: str | None
@@ -119,7 +132,7 @@ class ParquetTable:
         """Batches of [start, stop) in one row group with the row each begins at; full pictures only where needed."""
         images = list(self._layout.images.values()) if only is None else []
         plain = needed(plain_columns(self._layout.schema), only)
-        known = {image.name: _presence(file, group, image) for image in images}
+        known = {image.name: self._layout.presence(group, image) for image in images}
         leaves = [leaf for image in images for leaf in _leaves(image, present=known[image.name])]
         size = _BATCH_ROWS if all(v is not None for v in known.values()) else _IMAGE_BATCH_ROWS
         begins = first
@@ -138,7 +151,13 @@ class ParquetTable:
             file = open_parquet(stream, name=self._name)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             schema = file.schema_arrow
-        return _Layout(schema, image_columns(schema), list(accumulate(counts)))
+            try:
+                images = image_columns(schema)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self._name} is damaged: a column's name is no text") from error
+            leaves = {image.bytes_leaf for image in images.values()}
+            nulls = [{k: v for k, v in group.items() if k in leaves} for group in null_counts(stream)] if leaves else []
+        return _Layout(schema, images, list(accumulate(counts)), nulls)
 
     @property
     def _name(self) -> str:
@@ -168,7 +187,10 @@ class _Cursor:
             self._kept.clear()
             self._batches = self._file.iter_batches(_IMAGE_BATCH_ROWS, row_groups=[group], columns=[self._name])
         while True:
-            cells = next(self._batches).column(0)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise OSError("the row group ends early")
+            cells = batch.column(0)
             begins, self._next = self._next, self._next + len(cells)
             self._kept[begins] = cells
             while len(self._kept) > _KEPT_BATCHES:
@@ -187,19 +209,6 @@ def open_parquet(stream: BinaryIO, *, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name} is not a whole Parquet file: {error}") from error
-
-
-def _presence(file: pq.ParquetFile, group: int, image: ImageColumn) -> bool | None:
-    """Whether all (True) or none (False) of the row group's cells hold bytes; None: the cells must be read."""
-    if image.is_list:
-        return None
-    info = file.metadata.row_group(group)
-    for i in range(info.num_columns):
-        column = info.column(i)
-        if column.path_in_schema == image.bytes_leaf:
-            nulls = column.statistics.null_count if column.statistics is not None else None
-            return {0: True, info.num_rows: False}.get(nulls) if nulls is not None else None
-    return None
 
 
 def _leaves(image: ImageColumn, *, present: bool | None) -> list[str]:
