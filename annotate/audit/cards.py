@@ -60,7 +60,7 @@ def card(
     index = detail.index
     ids = np.flatnonzero(columns.tags[index]).tolist()
     texts = {rule.name: rule.text for rule in columns.taxonomy.rules}
-    broken = columns.taxonomy.check(ids, task=columns.task[index])
+    broken = columns.taxonomy.check(ids, task=columns.task_of(index))
     evidence = columns.evidence[index]
     measured = (
         dict(zip(EVIDENCE_FIELDS, (_short(v) for v in evidence), strict=True)) if columns.measured[index] else None
@@ -85,6 +85,7 @@ def card(
         "probs": [_short(p) for p in columns.probs[index]],
         "evidence": measured,
         "warnings": detail.warnings[:40],
+        "reasons": [reason[:300] for reason in detail.reasons[:24]],
         "rules": [texts.get(violation.rule, violation.message) for violation in broken],
         "queues": queues,
         "images": images,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ...schema import DataError, Run, Taxonomy, load_taxonomy
+from ...schema import DataError, Run, Task, Taxonomy, load_taxonomy
 from ...schema.evidence import EVIDENCE_FIELDS
 from ...schema.warnings import is_warning, warning_name
 
@@ -109,6 +109,10 @@ class Columns:
         """Tag names of one record in id order."""
         return [tag.name for tag in self.taxonomy.tags if self.tags[index, tag.id]]
 
+    def task_of(self, index: int) -> Task:
+        """Task of one record."""
+        return cast("Task", self.task[index])
+
     def picture_of(self, role: int) -> NDArray[np.int64]:
         """[N], index into `pictures` of the first picture with `role`, -1 without one."""
         found = np.full(len(self), -1, np.int64)
@@ -182,7 +186,7 @@ def _strings(array: pa.Array) -> NDArray[np.object_]:
 
 def _positions(array: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Record index and position in its list of every value of `array.flatten()`."""
-    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
     record = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.cumsum(lengths) - lengths
     return record, np.arange(len(record)) - np.repeat(starts, lengths)
@@ -220,7 +224,8 @@ def _evidence(array: pa.StructArray) -> NDArray[np.float32]:
 
 def _splits(extra: pa.Array) -> NDArray[np.object_]:
     found = np.full(len(extra), "", object)
-    for index in np.flatnonzero(pc.match_substring(extra, '"split"').to_numpy(zero_copy_only=False)):
+    named = pc.call_function("match_substring", [extra], pc.MatchSubstringOptions('"split"'))
+    for index in np.flatnonzero(named.to_numpy(zero_copy_only=False)):
         value = cast("dict[str, object]", json.loads(extra[int(index)].as_py())).get("split")
         found[index] = value[:64] if isinstance(value, str) else ""
     return found

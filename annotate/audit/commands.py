@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ...schema import DEFAULT_TAXONOMY
+
 
 def audit(
     run: Annotated[Path, typer.Argument(help="Run folder made by `tagmoe annotate`.")],
@@ -48,6 +50,53 @@ def audit(
 
 
 gold_app = typer.Typer(no_args_is_help=True, help="Exchange verified records with Label Studio.")
+
+
+@gold_app.command("export")
+def gold_export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for tasks.json and interface.xml.")],
+    report: Annotated[Path | None, typer.Option(help="Audit report: its sampling plan is handed out.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Hand out this queue of the report instead.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most records.")] = 200,
+    images: Annotated[str, typer.Option(help="`embed`, `none`, or what to put before each picture's path.")] = "embed",
+    corpus: Annotated[str | None, typer.Option(help="The corpus's new place, if it moved.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write Label Studio tasks with the run's tags as predictions.
+
+    Example: tagmoe gold export runs/demo --report reports/demo --queue noop --out label-studio/
+    """
+    from ...shards import console
+    from .exchange import Selection, export_tasks
+
+    selection = Selection(report=report, queue=queue, limit=limit)
+    count = export_tasks(run, out, selection=selection, images=images, corpus=corpus)
+    if json_:
+        console.print_json({"tasks": count, "file": str(out / "tasks.json"), "interface": str(out / "interface.xml")})
+    else:
+        console.say(f"{count} tasks in {out / 'tasks.json'}; set the project up with {out / 'interface.xml'}")
+
+
+@gold_app.command("import")
+def gold_import(
+    export: Annotated[Path, typer.Argument(help="JSON export of a Label Studio project.")],
+    out: Annotated[Path, typer.Option(help="Gold JSONL to write.")],
+    taxonomy: Annotated[str, typer.Option(help="Taxonomy of the tags.")] = DEFAULT_TAXONOMY,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Turn a Label Studio export into gold; tags on which annotators differ become disputed.
+
+    Example: tagmoe gold import export.json --out gold.jsonl
+    """
+    from ...shards import console
+    from .exchange import import_tasks
+
+    count = import_tasks(export, out, taxonomy=taxonomy)
+    if json_:
+        console.print_json({"records": count, "file": str(out)})
+    else:
+        console.say(f"{count} gold records in {out}: tagmoe audit RUN --gold {out} --out REPORT")
 
 
 def register(app: typer.Typer) -> None:

@@ -32,6 +32,8 @@ class Detail:
     length: int
     """Characters of the whole instruction."""
     warnings: list[str]
+    reasons: list[str]
+    """Why the annotator gave or left out a tag, where it can say."""
     images: list[dict[str, Any]]
     """Rows of the `images` column: role, where the bytes are, sha256, size, format."""
     label: str
@@ -41,7 +43,7 @@ class Detail:
 def read_details(run: Run, indices: Iterable[int]) -> dict[int, Detail]:
     """Details by record index; memory is bounded by the number of indices."""
     wanted = np.unique(np.fromiter(indices, np.int64))
-    columns = ("row", "id", "uid", "corpus", "task", "instruction", "warnings", "images", "extra")
+    columns = ("row", "id", "uid", "corpus", "task", "instruction", "warnings", "reasons", "images", "extra")
     found: dict[int, Detail] = {}
     start = 0
     for batch in run.tables(columns):
@@ -53,10 +55,15 @@ def read_details(run: Run, indices: Iterable[int]) -> dict[int, Detail]:
     return found
 
 
+def first_chars(texts: pa.Array | pa.ChunkedArray, count: int) -> pa.Array | pa.ChunkedArray:
+    """The first `count` characters of each text, cut before any of them becomes a Python object."""
+    return pc.call_function("utf8_slice_codeunits", [texts], pc.SliceOptions(0, count))
+
+
 def _rows(batch: pa.RecordBatch, places: np.ndarray) -> list[dict[str, Any]]:
     taken = pa.Table.from_batches([batch]).take(pa.array(places))
-    lengths = pc.utf8_length(taken.column("instruction"))
-    short = pc.utf8_slice_codeunits(taken.column("instruction"), 0, TEXT_CHARS)
+    lengths = pc.call_function("utf8_length", [taken.column("instruction")])
+    short = first_chars(taken.column("instruction"), TEXT_CHARS)
     taken = taken.set_column(taken.schema.get_field_index("instruction"), "instruction", short)
     return taken.append_column("length", lengths).to_pylist()
 
@@ -73,6 +80,7 @@ def _detail(index: int, row: dict[str, Any]) -> Detail:
         text=row["instruction"],
         length=row["length"],
         warnings=row["warnings"],
+        reasons=row["reasons"],
         images=row["images"],
         label=label[:200] if isinstance(label, str) else "",
     )

@@ -33,8 +33,8 @@ def compare_runs(columns: Columns, other: Run, *, config: AuditConfig) -> Drift:
     tags = [
         _score(columns, here, tag_place, now_GT, then_GT, shared, config=config) for tag_place in range(len(shared))
     ]
-    used = [score.alpha.value for score, any_ in zip(tags, (now_GT | then_GT).any(axis=0), strict=True) if any_]
-    known = [value for value in used if value is not None]
+    used = np.flatnonzero((now_GT | then_GT).any(axis=0))
+    known = [value for place in used if (value := tags[place].alpha.value) is not None]
     return Drift(
         source=str(other.root),
         run_hash=other.info.run_hash or "",

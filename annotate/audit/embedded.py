@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...schema import ConfigError, Evidence, Run
 from ...schema.evidence import EVIDENCE_FIELDS
 from .columns import REFERENCE, Columns
+from .details import first_chars
 
 Floats = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ def read_records(run: Run, columns: Columns, index: NDArray[np.int64]) -> Readin
     start = 0
     for batch in run.tables(["instruction"]):
         places = np.flatnonzero(wanted[start : start + batch.num_rows])
-        texts = pc.utf8_slice_codeunits(batch.column("instruction").take(places), 0, _READ_CHARS).to_pylist()
+        texts = first_chars(batch.column("instruction").take(places), _READ_CHARS).to_pylist()
         for record, text in zip((places + start).tolist(), texts, strict=True):
             evidence = _evidence(columns, record) if measured[record] else None
             opinion = annotator.opinion(

@@ -78,7 +78,7 @@ def broken_rules(columns: Columns) -> dict[str, NDArray[np.int64]]:
     broken: dict[str, list[int]] = {}
     for kind, index in enumerate(first):
         ids = np.flatnonzero(columns.tags[index]).tolist()
-        for violation in columns.taxonomy.check(ids, task=columns.task[index]):
+        for violation in columns.taxonomy.check(ids, task=columns.task_of(int(index))):
             broken.setdefault(violation.rule, []).append(kind)
     return {rule: np.flatnonzero(np.isin(inverse, kinds)) for rule, kinds in broken.items()}
 

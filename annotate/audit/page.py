@@ -62,7 +62,7 @@ def _pieces(
 
 
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text("utf-8")
+    return (resources.files("tagmoe.annotate.audit") / name).read_text("utf-8")
 
 
 def _source(text: str) -> str:

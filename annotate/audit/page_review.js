@@ -116,6 +116,7 @@ function drawReview() {
         queues.map(([name, q]) => el("div", { class: "why" }, `${QUEUE.get(name).title} (#${q[0]}): ${q[2]}`)),
         card.rules.map((rule) => el("div", { class: "why" }, "Broken rule: ", rule)),
         card.warnings.length ? el("p", { class: "note" }, "Warnings: ", visible(clip(card.warnings.join(", "), 600))) : null,
+        card.reasons.length ? el("details", {}, el("summary", {}, "Why the annotator says so"), el("ul", { class: "reasons" }, card.reasons.map((reason) => el("li", {}, visible(reason))))) : null,
         factList(card)),
       el("div", { class: "tiers" }, TIERS.map((tier, place) => tierBox(tier, place, card)))));
   dialog.replaceChildren(
