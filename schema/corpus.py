@@ -17,7 +17,7 @@ class CorpusSpec(Frozen):
 
     `columns` maps tagmoe's fields (id, task, instruction, source, target, references, and anything to keep under
     another name) to the corpus's own columns: `a.b` is a member of a nested column, `a.0` an item of a list, `a|b`
-    the first of the two that exists, `image@LEFT,TOP,WIDTH,HEIGHT` a part of a picture cell, `__key__` a tar's key, an
+    the first of the two that exists, `image@LEFT:TOP:WIDTH:HEIGHT` a part of a picture cell, `__key__` a tar's key, an
     empty text no column at all; reference columns are joined by `+`.
     """
 

@@ -233,7 +233,7 @@ def test_a_mapping_mistake_names_the_columns_that_exist(tmp_path: Path) -> None:
 
 def test_a_task_column_of_another_meaning_is_named(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, [edit(i, task="removal") for i in range(3)])
-    with pytest.raises(ConfigError, match=r"'task' holds 'removal'.*--columns task= and --task edit"):
+    with pytest.raises(ConfigError, match=r"""'task' holds 'removal'.*'corpus\.columns\.task=""' and --task edit"""):
         opened(path)
     (pair, *_), _ = split(opened(path, columns={"task": ""}, task="edit").records())
     assert (pair.task, pair.extra) == ("edit", {"task": "removal"})

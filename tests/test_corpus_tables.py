@@ -216,7 +216,7 @@ def test_a_crop_box_cuts_a_pair_out_of_one_picture(tmp_path: Path) -> None:
     both.paste(right, (44, 4))
     image = {"bytes": encode(both, "PNG"), "path": None}
     pq.write_table(pa.table({"text": ["t"], "image": pa.array([image], IMAGE)}), tmp_path / "a.parquet")
-    columns = {"instruction": "text", "references": "image@4,4,32,32", "target": "image@44,4,32,32"}
+    columns = {"instruction": "text", "references": "image@4:4:32:32", "target": "image@44:4:32:32"}
     corpus = opened(tmp_path, columns=columns)
     (pair,), _ = split(corpus.records())
     assert (pair.roles, pair.task) == (("target", "ref0"), "customization")
@@ -224,7 +224,7 @@ def test_a_crop_box_cuts_a_pair_out_of_one_picture(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(open_image(target).image), np.asarray(right))
     assert np.array_equal(np.asarray(open_image(reference).image), np.asarray(left))
     assert corpus.read_image(pair.images[0]) == target
-    outside = opened(tmp_path, columns={"instruction": "text", "target": "image@60,4,32,32"})
+    outside = opened(tmp_path, columns={"instruction": "text", "target": "image@60:4:32:32"})
     (pair,), _ = split(outside.records())
     with pytest.raises(ImageRejected, match="leaves the picture of 80x40"):
         outside.read_image(pair.images[0])
@@ -295,7 +295,9 @@ def test_csv_without_a_sound_header(tmp_path: Path) -> None:
 def test_a_folder_of_several_kinds_asks_which(tmp_path: Path) -> None:
     write_embedded(tmp_path / "a.parquet", 2)
     write_csv(tmp_path / "b.csv", [["instruction"], ["x"]])
-    with pytest.raises(ConfigError, match=r"holds 1 parquet file, 1 csv file: say which to read with --kind"):
+    with pytest.raises(
+        ConfigError, match=r"holds 1 parquet file, 1 csv file: say which to read with --set corpus\.kind=parquet"
+    ):
         opened(tmp_path)
     assert opened(tmp_path, kind="csv").rows == 1
     with pytest.raises(ConfigError, match=r"holds no \.tar file, though it is read as webdataset"):

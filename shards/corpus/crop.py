@@ -21,7 +21,7 @@ def cut(data: bytes, box: tuple[int, int, int, int], *, limit: int) -> bytes:
     image = open_image(data, Limits(max_image_bytes=limit)).image
     left, top, width, height = box
     if width < 1 or height < 1 or left + width > image.width or top + height > image.height:
-        detail = f"the crop box {left},{top},{width},{height} leaves the picture of {image.width}x{image.height}"
+        detail = f"the crop box {left}:{top}:{width}:{height} leaves the picture of {image.width}x{image.height}"
         raise ImageRejected("read", "missing_image", detail)
     stream = io.BytesIO()
     image.crop((left, top, left + width, top + height)).save(stream, "PNG", compress_level=0)

@@ -151,7 +151,9 @@ def _kind_of_file(name: str) -> CorpusKind:
         if name.endswith(suffixes):
             return kind
     endings = ", ".join(suffix for group in SUFFIXES.values() for suffix in group)
-    raise ConfigError(f"cannot tell what {name} is: expected a name that ends in {endings}, or say --kind")
+    raise ConfigError(
+        f"cannot tell what {name} is: expected a name that ends in {endings}, or say --set corpus.kind=jsonl (or another kind)"
+    )
 
 
 def _kind_of_folder(store: Store) -> CorpusKind:
@@ -173,7 +175,7 @@ def _kind_of_folder(store: Store) -> CorpusKind:
             "docs/corpora.md shows what can be read"
         )
     listed = ", ".join(f"{count} {kind} file{'s' * (count > 1)}" for kind, count in counts.items())
-    raise ConfigError(f"{store.root} holds {listed}: say which to read with --kind")
+    raise ConfigError(f"{store.root} holds {listed}: say which to read with --set corpus.kind={next(iter(counts))}")
 
 
 def _is_shards(path: Path) -> bool:

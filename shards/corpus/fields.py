@@ -28,7 +28,7 @@ DROPPED = "tagmoe_dropped"
 """Extra field that names the fields left out for their size."""
 
 
-_BOX = re.compile(r"^(.+)@(\d{1,6}),(\d{1,6}),(\d{1,6}),(\d{1,6})$", re.DOTALL)
+_BOX = re.compile(r"^(.+)@(\d{1,6}):(\d{1,6}):(\d{1,6}):(\d{1,6})$", re.DOTALL)
 
 
 def dig(row: Row, column: str) -> Value | Missing:
@@ -52,7 +52,7 @@ def dig(row: Row, column: str) -> Value | Missing:
 
 
 def split_box(column: str) -> tuple[str, tuple[int, int, int, int] | None]:
-    """`image@8,8,512,512` as (`image`, left, top, width, height); a column without a box as (column, None)."""
+    """`image@8:8:512:512` as (`image`, left, top, width, height); a column without a box as (column, None)."""
     match = _BOX.match(column)
     if match is None:
         return column, None

@@ -83,7 +83,7 @@ def resolve_mapping(spec: CorpusSpec, rows: Sequence[Row], *, place: str) -> Fie
     if record_id is None and spec.kind == "manifest" and "id" not in spec.columns and rows:
         raise ConfigError(
             f"{place}: a manifest states an 'id' for each record; name the column with --columns id=NAME, or use row "
-            f"numbers with --columns id= ; the columns are {_listed(names)}"
+            f"numbers with --set 'corpus.columns.id=\"\"'; the columns are {_listed(names)}"
         )
     task = column("task")
     if task is not None:
@@ -130,7 +130,7 @@ def _check_task(rows: Sequence[Row], column: str, *, place: str) -> None:
     if values and not any(value in TASKS for value in values):
         raise ConfigError(
             f"{place}: column {column!r} holds {str(values[0])[:60]!r}, a task is one of {', '.join(TASKS)}; if the "
-            "column means something else, use --columns task= and --task edit (or another task)"
+            "column means something else, use --set 'corpus.columns.task=\"\"' and --task edit (or another task)"
         )
 
 

@@ -207,7 +207,7 @@ def open_parquet(stream: BinaryIO, *, name: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
-    except (pa.ArrowException, OSError) as error:
+    except _FAULTS as error:
         raise DataError(f"{name} is not a whole Parquet file: {error}") from error
 
 

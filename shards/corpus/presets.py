@@ -66,8 +66,8 @@ PRESETS: dict[str, Preset] = {
         title="Subjects200K of OminiControl (Yuanshi/Subjects200K, pairs of 512 px in one picture)",
         columns={
             "instruction": "description.description_1",
-            "references": "image@8,8,512,512",
-            "target": "image@528,8,512,512",
+            "references": "image@8:8:512:512",
+            "target": "image@528:8:512:512",
         },
         task="customization",
     ),

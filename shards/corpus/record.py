@@ -153,7 +153,7 @@ def _cropped(places: list[str | Located], column: str) -> list[str | Located]:
     for place in places:
         if isinstance(place, str) or place.column is None:
             raise _rejected("bad_record", f"column {column!r} has a crop box, which only table cells can have")
-        cut.append(replace(place, column=f"{place.column}@{','.join(map(str, box))}"))
+        cut.append(replace(place, column=f"{place.column}@{':'.join(map(str, box))}"))
     return cut
 
 
