@@ -194,13 +194,18 @@ def _task(text: str | None) -> Task | None:
             raise typer.BadParameter(f"{text!r} is not edit, generation or customization")
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM. No KeyboardInterrupt: typer would end the process on one without a word on how to go on."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def main() -> None:
     """Run the command line. Errors are one line with the way out; `--debug` shows the traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except TagmoeError as error:
@@ -208,7 +213,7 @@ def main() -> None:
             raise
         err.print(f"tagmoe: {printable(str(error))}", markup=False, style="red")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _Stopped:
         err.print("tagmoe: stopped. Nothing finished is lost: the same command goes on.", markup=False)
         sys.exit(130)
     except BrokenPipeError:

@@ -77,7 +77,8 @@ class Annotator(Protocol):
     batch_size: int
     """Records it likes to be given at once."""
     parallel_batches: int
-    """Calls of `annotate` that may run at the same time, in threads; 1 for an engine that batches by itself."""
+    """Calls of `annotate` that may run at the same time, in threads; 1 for an engine that batches by itself or is
+    embedded."""
 
     def annotate(self, batch: Sequence[Prepared]) -> Sequence[Labels | Failure]:
         """Results in the order of `batch`, one each."""
