@@ -1,4 +1,4 @@
-"""Which rows repeat an earlier row's id, at 16 bytes a row."""
+"""Which rows repeat an earlier row's id, at 16 bytes a row while looking and nothing after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ def repeated_rows(ids: Iterable[str | None]) -> NDArray[np.int64]:
     for row, text in enumerate(ids):
         data = b"row" + row.to_bytes(8, "big") if text is None else b"id:" + text.encode("utf-8", "surrogatepass")
         digests += hashlib.blake2b(data, digest_size=16).digest()
-    halves = np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: among equals the first row comes first
-    same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
-    return np.sort(order[1:][same]).astype(np.int64)
+    halves = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+    order = np.argsort(halves[:, 0], kind="stable")
+    first = halves[:, 0][order]
+    same = first[1:] == first[:-1]
+    suspects = np.sort(order[np.append(same, False) | np.insert(same, 0, False)])
+    seen: set[bytes] = set()
+    repeated: list[int] = []
+    for row in suspects.tolist():
+        digest = halves[row].tobytes()
+        if digest in seen:
+            repeated.append(row)
+        seen.add(digest)
+    return np.array(repeated, dtype=np.int64)
