@@ -20,6 +20,9 @@ from .corpus import Corpus
 from .plan import ShardPlan
 from .writer import Written, write_shard
 
+_WORTH_A_PROCESS = 512
+"""Samples that take longer to write than a process takes to start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -47,12 +50,13 @@ class Job:
 
 
 def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, meter: Meter) -> None:
-    """Write `shards` in up to `workers` processes (None: one a core); with one, in this process.
+    """Write `shards` in up to `workers` processes (None: one a core if there is enough); with one, in this process.
 
     Raises:
         StoppedError: Ctrl-C, a full disk, or a worker process that was killed.
     """
-    count = min(workers or os.cpu_count() or 1, len(shards))
+    few = 1 + sum(map(len, shards)) // _WORTH_A_PROCESS
+    count = min(workers or min(os.cpu_count() or 1, few), len(shards))
     try:
         if count <= 1:
             for shard in shards:

@@ -61,6 +61,8 @@ class Batch:
     samples: tuple[Sample, ...]
     next_start: int
     """Position at which all ranks go on once each has consumed its batch of this step."""
+    faults: tuple[Fault, ...] = ()
+    """Samples of this batch that could not be read and were replaced."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -227,17 +229,22 @@ class ShardStream:
 
     def _read(self, plan: _Plan, *, next_start: int) -> Batch:
         group = self.groups[plan.group]
-        samples = tuple(self._sample(record, plan=plan) for record in plan.records)
-        return Batch(plan.position, plan.epoch, group.task, group.signature, group.bucket, samples, next_start)
+        faults: list[Fault] = []
+        samples = tuple(self._sample(record, plan=plan, faults=faults) for record in plan.records)
+        return Batch(
+            plan.position, plan.epoch, group.task, group.signature, group.bucket, samples, next_start, tuple(faults)
+        )
 
-    def _sample(self, record: tuple[int, int, int, int, int], *, plan: _Plan) -> Sample:
+    def _sample(self, record: tuple[int, int, int, int, int], *, plan: _Plan, faults: list[Fault]) -> Sample:
         """The sample, or a replacement of the same group that follows from the sample alone."""
         wanted = record[0]
         for attempt in range(_REPLACEMENTS):
             try:
                 return self._parse(record)
             except BadSpan as error:
-                self.faults.add(self._fault(record, reason=str(error), epoch=plan.epoch))
+                fault = self._fault(record, reason=str(error), epoch=plan.epoch)
+                faults.append(fault)
+                self.faults.add(fault)
                 group = self.groups[plan.group]
                 number = derive(self.config.seed, "replace", wanted, attempt) % group.size
                 record = self._record(int(group.records(np.array([number], np.uint64))[0]))
