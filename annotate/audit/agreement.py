@@ -24,8 +24,8 @@ def value_counts(ratings_UR: ArrayLike, *, missing: float = np.nan) -> NDArray[n
     """
     ratings = np.asarray(ratings_UR, np.float64)
     rated = ~np.isnan(ratings) & ~(ratings == missing)
-    values = np.unique(ratings[rated])
-    return np.stack([((ratings == value) & rated).sum(axis=1) for value in values], axis=1).astype(np.int64)
+    counts = [((ratings == value) & rated).sum(axis=1) for value in np.unique(ratings[rated])]
+    return np.stack(counts, axis=1).astype(np.int64) if counts else np.zeros((len(ratings), 0), np.int64)
 
 
 def alpha_from_counts(
