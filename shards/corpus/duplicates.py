@@ -18,6 +18,8 @@ def repeated_rows(ids: Iterable[str | None]) -> NDArray[np.int64]:
     for row, text in enumerate(ids):
         data = b"row" + row.to_bytes(8, "big") if text is None else b"id:" + text.encode("utf-8", "surrogatepass")
         digests += hashlib.blake2b(data, digest_size=16).digest()
+    if not digests:
+        return np.empty(0, dtype=np.int64)
     halves = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
     order = np.argsort(halves[:, 0], kind="stable")
     first = halves[:, 0][order]
