@@ -76,7 +76,7 @@ def train(config: TrainConfig, *, out: Path, shards: str | None = None, source: 
             run.batches.close()
             journal.close()
     finally:
-        stop_ranks()
+        stop_ranks(ranks)
     return out
 
 

@@ -152,7 +152,8 @@ class TagMoETransformer(QwenImageTransformer2DModel):
                 routing.append(routed)
         if self.zero_cond_t:
             temb = temb.chunk(2, dim=0)[0]
-        sample = self.proj_out(self.norm_out(image, temb))
+        # A copy: FSDP hooks the output and warns about views, which a linear layer's output is.
+        sample = self.proj_out(self.norm_out(image, temb)).clone()
         return TagMoEOutput(sample=sample, routing=tuple(routing)) if return_dict else (sample,)
 
     def _embed(self, image, text, mask, timestep, img_shapes, guidance):

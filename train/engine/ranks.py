@@ -20,6 +20,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    owns_group: bool = False
+    """This object's process group ends with it; one that was there before stays."""
 
     @property
     def is_main(self) -> bool:
@@ -53,7 +55,8 @@ def start_ranks(device: str) -> Ranks:
     else:
         where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
-    if not dist.is_initialized():
+    owns_group = not dist.is_initialized()
+    if owns_group:
         # Checkpoint staging and flags travel over gloo also when gradients use nccl.
         backend = "gloo" if where.type == "cpu" else "cpu:gloo,cuda:nccl"
         store = None if world > 1 else dist.HashStore()
@@ -64,10 +67,10 @@ def start_ranks(device: str) -> Ranks:
             world_size=world if store else -1,
             timeout=timedelta(minutes=30),
         )
-    return Ranks(rank, world, where)
+    return Ranks(rank, world, where, owns_group)
 
 
-def stop_ranks() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
+def stop_ranks(ranks: Ranks) -> None:
+    """Leave the process group that `start_ranks` made."""
+    if ranks.owns_group:
         dist.destroy_process_group()
