@@ -122,8 +122,9 @@ class Queue(ReportModel):
     scored: int
     """Records the score is defined for."""
     flagged: int
-    """Of these, at or above the threshold."""
+    """Of these, the ones that deserve a look."""
     threshold: float
+    """Of the score; for `uncertain`, of the certainty of the record's least certain decision."""
     entries: list[QueueEntry]
     """The first ones, ranked; the rest is in no list."""
 

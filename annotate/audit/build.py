@@ -65,11 +65,13 @@ def _reckon(
     pictures = picture_groups(columns, bits=config.near_duplicate_bits)
     matched = match_gold(columns, gold) if gold else None
     verified = matched.verified(columns) if matched else sampling.nothing_verified(columns)
-    rankings = rank_all(run, columns, pictures, verified=verified, config=config)
+    other = Run.open(inputs.against) if inputs.against else None
+    before = load_columns(other) if other else None
+    rankings = rank_all(run, columns, pictures, verified=verified, config=config, before=before)
     broken = frequencies.broken_rules(columns)
     combinations, distinct = frequencies.count_combinations(columns)
     plan, plan_order = sampling.plan(columns, verified, config=config)
-    drift = compare_runs(columns, Run.open(inputs.against), config=config) if inputs.against else None
+    drift = compare_runs(columns, before, other, config=config) if before and other else None
     queues = [cut(ranking, columns, length=config.queue_length) for ranking in rankings]
     report = Report(
         tagmoe_version=version("tagmoe"),
@@ -130,7 +132,8 @@ def _write(
     names = {details[i].row: columns.names(i) for i in plan_order}
     lists.write_plan(out / report.sampling.list_file, [details[i] for i in plan_order], names)
     places = places_in(rankings, len(columns))
-    cards = [card(details[i], columns, rankings, places, random=i in drawn) for i in chosen]
+    flagged = {ranking.name: ranking.flagged for ranking in rankings}
+    cards = [card(details[i], columns, rankings, places, flagged, random=i in drawn) for i in chosen]
     pictured = [i for i, made in zip(chosen, cards, strict=True) if made["images"]][: config.max_pictured]
     if corpus is not None:
         for made in cards:

@@ -53,6 +53,7 @@ def card(
     columns: Columns,
     rankings: Sequence[Ranking],
     places: dict[str, NDArray[np.int64]],
+    flagged: dict[str, NDArray[np.bool_]],
     *,
     random: bool,
 ) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def card(
         dict(zip(EVIDENCE_FIELDS, (_short(v) for v in evidence), strict=True)) if columns.measured[index] else None
     )
     queues = {
-        r.name: [int(places[r.name][index]), _short(r.scores[index]), r.reason(index)]
+        r.name: [int(places[r.name][index]), _short(r.scores[index]), r.reason(index), bool(flagged[r.name][index])]
         for r in rankings
         if places[r.name][index] > 0
     }

@@ -11,17 +11,16 @@ from ...schema import DataError, Run
 from ...schema.configs.audit import AuditConfig
 from ...schema.report import AlphaScore, Drift, Flip
 from .agreement import krippendorff_alpha
-from .columns import Columns, load_columns
+from .columns import Columns
 from .frequencies import examples
 
 
-def compare_runs(columns: Columns, other: Run, *, config: AuditConfig) -> Drift:
-    """Compare `columns` (now) with the run `other` (before); records are matched by uid, tags by name.
+def compare_runs(columns: Columns, before: Columns, other: Run, *, config: AuditConfig) -> Drift:
+    """Compare `columns` (now) with `before`, read from the run `other`; records match by uid, tags by name.
 
     Raises:
         DataError: the runs share no record.
     """
-    before = load_columns(other)
     here, there = match_records(columns, before)
     if not len(here):
         raise DataError(
@@ -55,6 +54,33 @@ def match_records(columns: Columns, other: Columns) -> tuple[NDArray[np.int64], 
     pairs = [(i, place[uid]) for i, uid in enumerate(columns.uid.to_pylist()) if uid in place]
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+def disagreement(columns: Columns, before: Columns) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+    """How much two runs differ on each record, and in which tags.
+
+    Returns:
+        [N] scores: the tags that differ, each counted with the certainty of both sides (1 where none is stated), so that
+        two sure annotators who contradict each other come first; NaN for records that `before` lacks. [N] words.
+    """
+    here, there = match_records(columns, before)
+    scores = np.full(len(columns), np.nan, np.float32)
+    words = np.full(len(columns), "", object)
+    scores[here] = 0
+    for tag in columns.taxonomy.tags:
+        known = before.taxonomy.by_name.get(tag.name)
+        if known is None:
+            continue
+        now, then = columns.tags[here, tag.id], before.tags[there, known.id]
+        certain = _certainty(columns.probs[here, tag.id], now) * _certainty(before.probs[there, known.id], then)
+        scores[here] += np.where(now != then, certain, 0)
+        for record in here[now != then].tolist():
+            words[record] += f"{', ' if words[record] else ''}{'+' if columns.tags[record, tag.id] else '-'}{tag.name}"
+    return scores, words
+
+
+def _certainty(probs: NDArray[np.float32], given: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.nan_to_num(np.where(given, probs, 1 - probs), nan=1.0)
 
 
 def _score(

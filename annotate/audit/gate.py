@@ -48,8 +48,9 @@ def _overall(gate: Gate, report: Report) -> Iterator[GateCheck]:
         repeated = report.duplicates.repeated_records
         yield _at_most("repeated records", repeated, coverage.annotated, wanted.max_duplicate_share)
     for name, limit in sorted(wanted.max_flagged_share.items()):
-        queue = next(queue for queue in report.queues if queue.name == name)
-        yield _at_most(f"flagged {name}", queue.flagged, queue.scored, limit)
+        queue = next((queue for queue in report.queues if queue.name == name), None)
+        flagged = _plain(queue.flagged / max(queue.scored, 1), queue.scored) if queue else _UNKNOWN
+        yield _below(f"flagged {name}", flagged, limit)
     if wanted.min_gold_records:
         yield _at_least("gold records", _counted(gold.records if gold else 0), wanted.min_gold_records)
     figures = [

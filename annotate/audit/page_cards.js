@@ -60,7 +60,7 @@ function shots(card, lazily) {
 function why(card) {
   if (QUEUE.has(view.queue)) return el("div", { class: "why" }, `#${card.queues[view.queue][0]}  `, card.queues[view.queue][2]);
   if (card.rules.length) return el("div", { class: "why" }, "Broken rule: ", card.rules[0]);
-  const best = Object.entries(card.queues).filter(([name, q]) => q[1] >= QUEUE.get(name).threshold).sort((a, b) => a[1][0] - b[1][0])[0];
+  const best = Object.entries(card.queues).filter(([, q]) => q[3]).sort((a, b) => a[1][0] - b[1][0])[0];
   return best ? el("div", { class: "why" }, QUEUE.get(best[0]).title, ": ", best[1][2]) : null;
 }
 
@@ -94,7 +94,7 @@ function drawCards() {
 function meaning() {
   const queue = QUEUE.get(view.queue);
   if (!queue) return view.queue === "random" ? "Drawn at random: what the usual record looks like." : `${whole(CARDS.length)} of ${whole(REPORT.coverage.annotated)} records are in this page: the first of every queue, examples, and a random sample.`;
-  return `${queue.meaning} ${whole(queue.flagged)} of ${whole(queue.scored)} scored records reach the threshold; the first ${whole(queue.entries.length)} are in lists/${queue.name}.csv.`;
+  return `${queue.meaning} ${whole(queue.flagged)} of ${whole(queue.scored)} scored records are flagged; the first ${whole(queue.entries.length)} are in lists/${queue.name}.csv.`;
 }
 
 function show(change) {

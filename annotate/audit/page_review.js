@@ -105,7 +105,7 @@ function drawReview() {
   const card = CARD.get(now.row);
   const at = now.list.findIndex((item) => item.row === now.row);
   const verdict = VERDICTS.get(card.uid);
-  const queues = Object.entries(card.queues).filter(([name, q]) => q[1] >= QUEUE.get(name).threshold || name === view.queue);
+  const queues = Object.entries(card.queues).filter(([name, q]) => q[3] || name === view.queue);
   const button = (text, key, onclick, kind) => el("button", { type: "button", class: kind || "", onclick }, text, " ", el("kbd", {}, key));
   const dialog = document.getElementById("review");
   const sheet = el("div", { class: "sheet" }, shots(card, false),

@@ -13,6 +13,7 @@ from ...schema.configs.audit import AuditConfig
 from ...schema.report import Queue, QueueEntry
 from . import faults, label_errors
 from .columns import Columns
+from .drift import disagreement
 from .duplicates import PictureGroups
 from .opinions import Opinions, gather_opinions
 from .orientation import backward_probability, requests_of
@@ -23,9 +24,10 @@ from .textfeatures import TextVectors
 Scores = NDArray[np.float32]
 
 QUEUES = (
-    "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "uncertain",
+    "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "disagreement",
+    "uncertain",
 )  # fmt: skip
-"""Names of the queues, as a gate may state them."""
+"""Names of the queues, as a gate may state them; `disagreement` exists with --against only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,19 @@ class Ranking:
     scores: Scores
     """[N], NaN where the fault is not defined."""
     reason: Callable[[int], str]
+    flags: NDArray[np.bool_] | None = None
+    """[N], records to count as flagged where that is not `scores >= threshold`."""
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """[N], records that deserve a look."""
+        return np.nan_to_num(self.scores, nan=-np.inf) >= self.threshold if self.flags is None else self.flags
 
 
 def rank_all(
-    run: Run, columns: Columns, pictures: PictureGroups, *, verified: Verified, config: AuditConfig
-) -> list[Ranking]:
+    run: Run, columns: Columns, pictures: PictureGroups, *, verified: Verified, config: AuditConfig,
+    before: Columns | None = None,
+) -> list[Ranking]:  # fmt: skip
     """Every queue of one run, in the order in which a reviewer should take them."""
     texts = TextVectors(run)
     opinions = gather_opinions(run, columns, texts, config=config)
@@ -51,6 +61,7 @@ def rank_all(
         *_picture_queues(columns, pictures, texts, opinions, config=config),
         *_tag_queues(columns, opinions.chances),
         _contradictions(columns),
+        *([_disagreement(columns, before)] if before is not None else []),
         _uncertain(columns, verified, config=config),
     ]
 
@@ -138,16 +149,29 @@ def _contradictions(columns: Columns) -> Ranking:
     )
 
 
+def _disagreement(columns: Columns, before: Columns) -> Ranking:
+    scores, words = disagreement(columns, before)
+    return Ranking(
+        "disagreement",
+        "Annotators disagree",
+        "The two runs give different tags; first come those where both were sure.",
+        0.5,
+        scores,
+        lambda i: words[i],
+    )
+
+
 def _uncertain(columns: Columns, verified: Verified, *, config: AuditConfig) -> Ranking:
     value, confidence = teaching_value(columns, verified, level=config.confidence_level), columns.confidence()
-    doubtful = value[confidence < config.low_confidence]
     return Ranking(
         "uncertain",
         "Would teach the most",
-        "Ranked by how much a look would teach: the doubt in each tag, weighted by how little is verified about it.",
-        float(doubtful.min(initial=np.inf)) if len(doubtful) else float("inf"),
+        "Ranked by the doubt in each tag, weighted by how little is verified about it; flagged where the least certain "
+        "decision is below the threshold.",
+        config.low_confidence,
         value,
         lambda i: f"least certain decision at {confidence[i]:.2f}",
+        (confidence < config.low_confidence) & ~verified.seen,
     )
 
 
