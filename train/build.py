@@ -52,7 +52,7 @@ def build_model(config: TrainConfig, *, taxonomy: Taxonomy) -> tuple[TagMoETrans
     model = TagMoETransformer(**transformer_arguments(config, taxonomy=taxonomy))
     errors: dict[str, float] = {}
     if config.model.pretrained is not None:
-        from .weights.load import load_pretrained
+        from .interchange.load import load_pretrained
 
         errors = load_pretrained(model, Path(config.model.pretrained), mode=config.moe.upcycle, seed=config.seed)
     elif config.moe.ffn == "moe" and config.moe.upcycle != "none":

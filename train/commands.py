@@ -15,8 +15,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 def register(app: typer.Typer) -> None:
     """Add the trainer's commands."""
+    from .interchange.commands import register as register_interchange
+
     app.command("train")(train)
     app.command("routing")(routing)
+    register_interchange(app)
 
 
 def train(

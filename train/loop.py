@@ -86,7 +86,7 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
     _claim(out, config=config, ranks=ranks)
     source = source or open_source(config, shards=shards, split=config.data.split)
     model, upcycling = build_model(config, taxonomy=taxonomy)
-    model.to(device=ranks.device)
+    model.to(ranks.device)  # pyright: ignore[reportCallIssue] - diffusers decorates it
     model.set_activation_checkpointing(config.engine.activation_checkpointing)
     if config.engine.compile:
         for block in model.transformer_blocks:
@@ -98,7 +98,8 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
     ema = Ema(model, decay=config.engine.ema) if config.engine.ema else None
     layers, experts = len(model.moe_blocks), config.moe.experts
     counts = torch.zeros(config.accumulation, layers, experts, dtype=torch.float64)
-    trained = Trained(model, optimizer, ema, counts, torch.zeros(layers, experts))
+    bias = torch.stack([router.selection_bias.cpu() for router in model.routers]) if layers else torch.zeros(0, experts)
+    trained = Trained(model, optimizer, ema, counts, bias)
     checkpoints = Checkpoints(out / "checkpoints", ranks=ranks, keep=config.engine.keep_checkpoints)
     run = Run(config, taxonomy, ranks, trained, Batches.__new__(Batches), source, checkpoints, out)
     run.upcycling = upcycling
@@ -108,7 +109,7 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
     start, world = run.position, ranks.world
     run.batches = Batches(
         source,
-        encoder=make_encoder(config),
+        encoder=make_encoder(config, shards=shards),
         config=config,
         tags=taxonomy.size,
         numbers=lambda n: start + n * world + ranks.rank,
@@ -153,7 +154,8 @@ def train_step(run: Run, *, first: int, flag: StopFlag) -> tuple[dict[str, Any],
         seen += key(*batch.uids, run.position + m * ranks.world + ranks.rank)
         # Jitter draws from the global generator, which recomputation under checkpointing replays.
         torch.manual_seed(key(config.seed, run.step, m, ranks.rank))
-        sync_gradients(model, m == config.accumulation - 1)
+        if config.engine.accumulate == "local":
+            sync_gradients(model, m == config.accumulation - 1)
         forward = forward_micro(model, batch, config, device=ranks.device)
         loss = total_loss(forward, config, balance_counts_LE=_balance_counts(run, forward, m=m))
         # The share of a full micro-batch: a ragged one weighs as many samples as it has.

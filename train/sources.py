@@ -25,7 +25,7 @@ def open_source(config: TrainConfig, *, shards: str | None, split: str) -> Batch
     return ShardSource(shards, config=config, split=split)
 
 
-def make_encoder(config: TrainConfig) -> Encoder:
+def make_encoder(config: TrainConfig, *, shards: str | None) -> Encoder:
     """The frozen encoders that `data.encoder` names."""
     if config.data.encoder == "patch":
         return PatchEncoder(
@@ -34,7 +34,9 @@ def make_encoder(config: TrainConfig) -> Encoder:
             max_text_tokens=config.data.max_text_tokens,
             max_references=config.data.max_references,
         )
-    raise ConfigError(f"data.encoder={config.data.encoder} needs `tagmoe precompute` tensors in the shards")
+    from .precompute.encoder import make_encoder as make_real_encoder
+
+    return make_real_encoder(config, shards=shards)
 
 
 def shuffled_tags(source: BatchSource, *, seed: int) -> Callable[[Sample], Sequence[int]]:

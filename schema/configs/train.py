@@ -168,6 +168,8 @@ class EngineConfig(Config):
     shard_group: int | None = Field(default=None, ge=1)
     """HSDP: ranks that share one copy of the weights; default all."""
     activation_checkpointing: bool = False
+    accumulate: Literal["sharded", "local"] = "sharded"
+    """`sharded` reduces gradients after every micro-batch; `local` once a step, but keeps them whole on each rank."""
     compile: bool = False
     train: Literal["all", "moe", "lora"] = "all"
     """`moe` freezes everything but experts, routers and alignment; `lora` adds adapters elsewhere."""

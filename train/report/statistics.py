@@ -45,7 +45,7 @@ def routing_statistics(seen: Observations, *, taxonomy: Taxonomy) -> dict[str, A
         "layers": [_layer(seen, layer, taxonomy=taxonomy) for layer in range(layers)],
         "alignment": alignment_against_shuffled(seen),
         "probe": _probe(seen, taxonomy=taxonomy),
-        "tag_embedding": embedding_shape(seen.embedding_KD, used_K=seen.tags_SK.any(0)),
+        "tag_embedding": embedding_shape(seen.embedding_KD, used_K=np.asarray(seen.tags_SK.any(axis=0))),
         "flow": _flow_by_tag(seen, taxonomy=taxonomy),
     }
     report["mean_nmi_scope"] = float(np.mean([layer["scope"]["nmi"] for layer in report["layers"]]))
