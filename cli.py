@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -164,6 +166,9 @@ def demo(
     say("\nstage          seconds  peak MiB")
     for stage, (seconds, mebibytes) in zip(stages, measured, strict=True):
         say(f"{stage[0]:<14} {seconds:7.1f}  {mebibytes:8d}")
+    say("\nmade")
+    for line in _key_numbers(run, report, shards, trained):
+        say(f"  {line}")
     say("\nlook at")
     for path, what in (
         (report / "report.html", "tag quality: open it in a browser; keys 1-9 and arrows review records"),
@@ -172,6 +177,31 @@ def demo(
         (trained / "tensorboard", f"losses: tensorboard --logdir {relative(trained / 'tensorboard')}"),
     ):
         say(f"  {relative(path)}  {what}")
+
+
+def _key_numbers(run: Path, report: Path, shards: Path, trained: Path) -> Iterator[str]:
+    """One line a stage, from the files the stages wrote."""
+
+    def read(path: Path) -> Any:
+        return json.loads(path.read_text("utf-8"))
+
+    info, audit, manifest = read(run / "run.json"), read(report / "report.json"), read(shards / "manifest.json")
+    records = sum(part["annotations"] for part in info["parts"])
+    yield f"{records} annotated records, {info['rows'] - records} rejected, by {info['annotator']}"
+    if audit["gold"] is not None:
+        scope, tags = audit["gold"]["scope_accuracy"], audit["gold"]["micro_f1"]
+        yield (
+            f"tags against {audit['gold']['records']} careful gold records: scope accuracy {scope['value']:.2f}, "
+            f"micro F1 {tags['value']:.2f} [{tags['low']:.2f}, {tags['high']:.2f}]"
+        )
+    yield f"{sum(s['samples'] for s in manifest['shards'])} samples in {len(manifest['shards'])} shards, every byte verified"
+    [routing, *_] = read(trained / "routing" / "report.json")["splits"].values()
+    for number, layer in enumerate(routing["layers"]):
+        scope = layer["scope"]
+        yield (
+            f"MoE layer {number}: normalised mutual information of scope and expert {scope['nmi']:.2f}, "
+            f"with tags shuffled {scope['nmi_shuffled']:.2f}"
+        )
 
 
 def _run_stage(arguments: list[str]) -> tuple[float, int]:

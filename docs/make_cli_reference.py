@@ -16,7 +16,6 @@ OUT = Path(__file__).parent / "cli.md"
 def commands() -> list[list[str]]:
     """Every command and sub-command, as words after `tagmoe`."""
     import typer.main
-
     from tagmoe.cli import app
 
     found: list[list[str]] = []
@@ -37,9 +36,15 @@ def help_of(path: list[str]) -> str:
     """The help text as a user sees it on a terminal of 100 columns."""
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tagmoe.cli", *path, "--help"], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-m", "tagmoe.cli", *path, "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
     )
-    return "\n".join(line.rstrip() for line in done.stdout.replace("python -m tagmoe.cli", "tagmoe").strip().splitlines())
+    return "\n".join(
+        line.rstrip() for line in done.stdout.replace("python -m tagmoe.cli", "tagmoe").strip().splitlines()
+    )
 
 
 def render() -> str:

@@ -199,13 +199,12 @@ def config_of(model: Path | str, *, endpoint: str = "http://127.0.0.1:9/v1", **c
     sections: dict[str, dict[str, object]] = {
         "sampling": {"max_tokens": 1200},
         "pictures": {"max_pixels": 50176},
-        "server": {"endpoints": [endpoint], "concurrency": 4, "timeout_seconds": 120},
+        "server": {"endpoints": [endpoint], "concurrency": 4, "timeout_seconds": 60, "patience_seconds": 60},
         "vllm": {
             "dtype": "float32",
             "enforce_eager": True,
             "max_model_len": 16384,
             "chunk": 8,
-            "engine_args": {"distributed_executor_backend": "uni"},
         },
     }
     for name, value in changes.items():

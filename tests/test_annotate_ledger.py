@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support_annotate import make_labels, make_pair
 from tagmoe.annotate.base import Failure, Labels, Provenance
 from tagmoe.annotate.ledger import Ledger, content_key
-from tagmoe.shards.lock import locked
 from tagmoe.annotate.patience import patiently
 from tagmoe.schema import LockedError, StoppedError
+from tagmoe.shards.lock import locked
 
 probability = st.none() | st.floats(0, 1, width=32)
 replies = st.builds(
@@ -124,7 +124,9 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: P
         "import sys, time\nfrom pathlib import Path\nfrom tagmoe.shards.lock import locked\n"
         "with locked(Path(sys.argv[1]), what='run'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockedError, match=str(holder.pid)), locked(tmp_path / "lock", what="run"):

@@ -11,10 +11,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 from make_cli_reference import OUT, commands, render  # noqa: E402
 
-PROMISED = (
-    "annotate audit gold merge fit-local build-shards verify inspect retag precompute train routing plan export import"
-    " verify-checkpoint taxonomy demo"
-).split()
+PROMISED = [
+    "annotate",
+    "audit",
+    "gold",
+    "merge",
+    "fit-local",
+    "build-shards",
+    "verify",
+    "inspect",
+    "retag",
+    "precompute",
+    "train",
+    "routing",
+    "plan",
+    "export",
+    "import",
+    "verify-checkpoint",
+    "taxonomy",
+    "demo",
+]
 
 
 def tagmoe(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,19 @@ MAY_IMPORT = {
     "train": {"schema", "shards", "train"},
 }
 SCHEMA_THIRD_PARTY = {"pydantic", "pyarrow"}
-NOT_IN_BASE = {"torch", "diffusers", "transformers", "safetensors", "sklearn", "openai", "vllm", "ray", "scipy", "cv2", "matplotlib"}
+NOT_IN_BASE = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "sklearn",
+    "openai",
+    "vllm",
+    "ray",
+    "scipy",
+    "cv2",
+    "matplotlib",
+}
 
 
 def sources(floor: str) -> list[Path]:
@@ -31,7 +43,10 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     tree = ast.parse(path.read_text("utf-8"))
     package = ("tagmoe", *path.relative_to(ROOT).parts[:-1])
     top = set(ast.walk(tree)) - {
-        inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(node)
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
     }
     found: list[tuple[str, bool]] = []
     for node in ast.walk(tree):
@@ -76,7 +91,9 @@ def test_packages_are_exactly_the_folders():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
     folders = {
-        ".".join(("tagmoe", *path.relative_to(ROOT).parts)) for floor in FLOORS for path in [ROOT / floor, *(ROOT / floor).rglob("*")]
+        ".".join(("tagmoe", *path.relative_to(ROOT).parts))
+        for floor in FLOORS
+        for path in [ROOT / floor, *(ROOT / floor).rglob("*")]
         if path.is_dir() and path.name != "__pycache__" and any(path.glob("*.py"))
     }
     assert listed == folders | {"tagmoe"}
@@ -94,7 +111,9 @@ def test_every_data_file_is_packaged():
         str(path.relative_to(ROOT))
         for floor in FLOORS
         for path in (ROOT / floor).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not any(path.match(pattern) for pattern in patterns)
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and not any(path.match(pattern) for pattern in patterns)
     ]
     assert lost == []
 

@@ -68,9 +68,9 @@ build_shards(Run.open(Path(sys.argv[1])), Path(sys.argv[2]), config=BuildConfig(
 """
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, (1, 25)), (2, (6,))])
+@pytest.mark.parametrize(("workers", "kills"), [(1, (1, 9)), (2, (3,))])
 def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, workers, kills):
-    run = make_run(tmp_path, mixed(120))
+    run = make_run(tmp_path, mixed(42))
     build(run, tmp_path / "whole", shard_samples=2)
     wanted = files_of(tmp_path / "whole")
     out = tmp_path / "shards"
