@@ -28,7 +28,7 @@ class Request:
     prompt: Prompt
     schema: Mapping[str, JsonValue]
     temperature: float
-    seed: int
+    seed: int | None
     max_tokens: int
     top_logprobs: int
     history: tuple[tuple[str, str], ...] = ()
@@ -97,7 +97,7 @@ def first_request(record: Prepared, *, taxonomy: Taxonomy, config: VlmConfig, vo
         prompt=label_prompt(taxonomy, pair=record.pair, roles=roles),
         schema=reply_schema(taxonomy, task=record.pair.task),
         temperature=sampling.vote_temperature if sampling.votes > 1 else 0.0,
-        seed=sampling.seed + vote,
+        seed=sampling.seed + vote if sampling.seed >= 0 else None,
         max_tokens=sampling.max_tokens,
         top_logprobs=sampling.top_logprobs if sampling.votes == 1 else 0,
     )
@@ -114,7 +114,7 @@ def _direction_asks(record: Prepared, config: VlmConfig) -> list[Request]:
             prompt=direction_prompt(record.pair, before=before, after=after),
             schema=DIRECTION_SCHEMA,
             temperature=0.0,
-            seed=config.sampling.seed,
+            seed=None,
             max_tokens=min(32, config.sampling.max_tokens),
             top_logprobs=max(config.sampling.top_logprobs, 2),
         )

@@ -117,9 +117,10 @@ def chat_body(request: Request, *, pictures: Sequence[str], config: VlmConfig) -
         "model": config.model,
         "messages": [*messages(request, picture=lambda i: {"type": "image_url", "image_url": {"url": pictures[i]}})],
         "temperature": request.temperature,
-        "seed": request.seed,
         "max_tokens": request.max_tokens,
     }
+    if request.seed is not None:
+        body["seed"] = request.seed
     if request.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if server.constraint == "response_format":

@@ -18,8 +18,8 @@ class Sampling(Config):
     """Replies asked for each record. 1: the likeliest reply and its log-probabilities; more: shares of the votes."""
     vote_temperature: float = Field(default=0.7, gt=0, le=2)
     """Temperature of the votes; a single reply is always drawn at temperature 0."""
-    seed: int = Field(default=0, ge=0, lt=1 << 31)
-    """Seed of the first vote; vote number k uses `seed + k`."""
+    seed: int = Field(default=0, ge=-1, lt=1 << 31)
+    """Seed of the first vote; vote number k uses `seed + k`. -1 sends none: vLLM's CPU engine dies of a seed."""
     max_tokens: int = Field(default=320, ge=32, le=8192)
     """Longest reply; one that reaches it is rejected as `reply_too_long`."""
     top_logprobs: int = Field(default=5, ge=0, le=20)
