@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 from support_corpus import edit, encode, opened, picture, split, write_manifest, write_pictures
-from tagmoe.schema import ConfigError, DataError, ImageRef, Pair, Reject, make_uid
+from tagmoe.schema import ConfigError, DataError, ImageRef, Pair, Reject, StoppedError, make_uid
 from tagmoe.shards.corpus import Corpus, ImageRejected
 from tagmoe.shards.corpus.fields import DROPPED
 
@@ -307,6 +308,31 @@ def test_reading_pictures_stays_inside_and_bounded(tmp_path: Path) -> None:
     assert refused(corpus, "x" * 5000) == "unreadable_file"
     (root / "inside.jpg").write_bytes(b"123456")
     assert refused(corpus, "inside.jpg") == "image_too_large_bytes"
+
+
+def test_a_fault_of_the_machine_is_no_reject(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    corpus = opened(write_manifest(tmp_path, [edit(0)]))
+    (pair,), _ = split(corpus.records())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # the next file cannot be opened
+    try:
+        with pytest.raises(StoppedError, match=r"Too many open files.*run the same command again"):
+            corpus.read_image(pair.images[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert corpus.read_image(pair.images[0])
+
+
+def test_rejects_say_nothing_of_the_machine(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "c", [edit(0), edit(1, source="/abs.jpg"), "{"])
+    corpus = opened(tmp_path / "c")
+    (pair,), rejects = split(corpus.records())
+    with pytest.raises(ImageRejected) as caught:
+        corpus.read_image(pair.images[0])
+    assert all(str(tmp_path) not in text for text in [caught.value.detail, *(r.detail for r in rejects)])
 
 
 def test_a_manifest_that_leaves_by_a_link_is_an_error(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from .table import BadRow, Located, Row, Table
 from .tars import TarTable
 
 _HEAD_ROWS = 64
-_OPEN_TABLES = 16
+_OPEN_TABLES = 4
 
 
 def open_corpus(spec: CorpusSpec) -> Corpus:
@@ -112,7 +112,7 @@ class Corpus:
         try:
             return self._table(ref.uri).read_image(place, limit=limit)
         except DataError as error:  # the file that holds it is gone, or not the one it was
-            raise ImageRejected("read", "missing_image", str(error)) from error
+            raise ImageRejected("read", "missing_image", f"{ref.uri!r} is gone or damaged") from error
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.spec, self._mapping)

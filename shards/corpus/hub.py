@@ -69,7 +69,7 @@ class HubTable:
         name = split_box(place.column or "")[0]
         image = self._images.get(name) or self._images.get(split_index(name)[0])
         if image is None or place.row is None or not 0 <= place.row < self.rows:
-            raise ImageRejected("read", "missing_image", f"{self._name} has no picture at {place.row}, {place.column}")
+            raise ImageRejected("read", "missing_image", f"no picture at row {place.row}, column {place.column}")
         with self._lock:
             cells = self._data.select_columns([image.name])[slice(place.row, place.row + 1)]
         value = cast("object", cells.column(0)[0].as_py())
@@ -81,7 +81,7 @@ class HubTable:
         for root in self._roots:
             if Path(absolute).is_relative_to(root):
                 return LocalStore(root).read_image(str(Path(absolute).relative_to(root)), limit=limit)
-        raise ImageRejected("read", "path_outside_root", f"{path!r} lies neither in {self._name} nor in the cache")
+        raise ImageRejected("read", "path_outside_root", f"{path!r} lies neither in the data set nor in the cache")
 
     @cached_property
     def _roots(self) -> list[Path]:

@@ -22,7 +22,7 @@ from .fields import split_box
 from .footer import null_counts
 from .mark import content_mark
 from .rejected import ImageRejected
-from .store import Store
+from .store import Store, stop_if_here
 from .table import BadRow, Located, Row
 
 _BATCH_ROWS = 512
@@ -103,6 +103,7 @@ class ParquetTable:
                 value = cursor.get(place.row)
             except _FAULTS as error:
                 self._cursors.clear()
+                stop_if_here(error, self.uri)
                 raise ImageRejected("read", "unreadable_file", f"{self.uri} row {place.row}: {error}"[:300]) from error
         return cell_bytes(value, place, limit=limit)
 
@@ -122,6 +123,7 @@ class ParquetTable:
                     yield item
                     row += 1
         except _FAULTS as error:
+            stop_if_here(error, self.uri)
             fault = str(error)
         for _ in range(row, stop):
             yield BadRow("unreadable_file", f"{self.uri}: row group {group} cannot be decoded: {fault}"[:300])

@@ -94,7 +94,7 @@ class RemoteStore:
         try:
             data = self._patiently(path, lambda: self._read(full, limit + 1))
         except FileNotFoundError as error:
-            raise ImageRejected("read", "missing_image", f"{path!r} is not in {self._url}") from error
+            raise ImageRejected("read", "missing_image", f"{path!r} does not exist") from error
         except _Refused as error:
             raise ImageRejected("read", "unreadable_file", f"{path!r}: {error}") from error
         if len(data) > limit:

@@ -83,8 +83,7 @@ class LocalStore:
         except ImageRejected as error:
             raise DataError(f"{self._root}: {error.detail}. Copy the corpus with its links followed") from error
         except OSError as error:
-            if error.errno in _HERE:
-                raise cannot_read(path, error) from error
+            stop_if_here(error, path)
             raise DataError(f"cannot read {self._root / path}: {error.strerror}") from error
 
     def size(self, path: str) -> int:
@@ -101,10 +100,9 @@ class LocalStore:
                     raise too_large(path, size, limit)
                 return stream.read(limit)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ImageRejected("read", "missing_image", f"{path!r} is not in {self._root}") from error
+            raise ImageRejected("read", "missing_image", f"{path!r} does not exist") from error
         except OSError as error:
-            if error.errno in _HERE:
-                raise cannot_read(path, error) from error
+            stop_if_here(error, path)
             raise ImageRejected("read", "unreadable_file", f"{path!r}: {error.strerror}") from error
 
     def _open_inside(self, path: str) -> BinaryIO:
@@ -118,6 +116,12 @@ class LocalStore:
             stream.close()
             raise ImageRejected("read", "unreadable_file", f"{path!r} is not a regular file")
         return stream
+
+
+def stop_if_here(error: BaseException, path: str) -> None:
+    """Raise StoppedError if `error` is a fault of this machine or the network rather than of the file's content."""
+    if isinstance(error, OSError) and error.errno in _HERE:
+        raise cannot_read(path, error) from error
 
 
 def too_large(path: str, size: int, limit: int) -> ImageRejected:

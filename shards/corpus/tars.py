@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from .mark import content_mark
 from .rejected import ImageRejected
-from .store import Store, too_large
+from .store import Store, stop_if_here, too_large
 from .table import BadRow, Located, Row, Value
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "jpe", "heic", "avif"})
@@ -22,6 +22,7 @@ TEXT_SUFFIXES = frozenset({"txt", "caption", "text"})
 
 _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$", re.DOTALL)
 _FORGET_EVERY = 1000
+_TORN = (tarfile.TarError, OSError, EOFError)
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class TarTable:
     @property
     def rows(self) -> int:
         """Samples, and one more row where the tar is torn."""
-        return len(self._index[0])
+        return len(self._offsets)
 
     def mark(self) -> str:
         """See `content_mark`."""
@@ -66,17 +67,16 @@ class TarTable:
 
     def read(self, start: int, stop: int, *, only: str | None = None) -> Iterator[Row | BadRow]:
         """See `Table`."""
-        offsets, _ = self._index
         if start >= stop:
             return
         with self._store.open(self.uri) as stream:
-            samples = self._samples(stream, offsets[start], read=True)
+            samples = self._samples(stream, self._offsets[start], read=True)
             for _, sample in zip(range(start, stop), samples, strict=False):
                 yield self.to_row(sample)
 
     def read_image(self, place: Located, *, limit: int) -> bytes:
         """See `Table`."""
-        found = self._index[1].get(place.member or "")
+        found = self._pictures.get(place.member or "")
         if found is None:
             raise ImageRejected("read", "missing_image", f"{self.uri} has no member {place.member!r:.200}")
         offset, size = found
@@ -90,14 +90,23 @@ class TarTable:
         return data
 
     @cached_property
-    def _index(self) -> tuple[array[int], dict[str, tuple[int, int]]]:
-        """Header offset of each row's first member; place and size of each picture by member name."""
-        offsets: array[int] = array("Q")
-        members: dict[str, tuple[int, int]] = {}
+    def _offsets(self) -> array[int]:
+        """Header offset of each row's first member."""
         with self._store.open(self.uri) as stream:
-            for sample in self._samples(stream, 0, read=False, members=members):
-                offsets.append(sample.offset)
-        return offsets, members
+            return array("Q", (sample.offset for sample in self._samples(stream, 0, read=False)))
+
+    @cached_property
+    def _pictures(self) -> dict[str, tuple[int, int]]:
+        """Place and size of each picture by member name: only for a tar that pictures are read from."""
+        places: dict[str, tuple[int, int]] = {}
+        with self._store.open(self.uri) as stream:
+            try:
+                for info in _members(stream, 0):
+                    if info.isreg() and _is_image(info.name):
+                        places.setdefault(info.name, (info.offset_data, info.size))
+            except _TORN as error:
+                stop_if_here(error, self.uri)
+        return places
 
     def to_row(self, sample: Sample) -> Row | BadRow:
         """Fields of one sample."""
@@ -106,15 +115,8 @@ class TarTable:
             return BadRow(reason, sample.fault)
         return Row(sample.fields, folder=posixpath.dirname(self.uri), key=sample.key)
 
-    def _samples(
-        self,
-        stream: BinaryIO,
-        offset: int,
-        *,
-        read: bool,
-        members: dict[str, tuple[int, int]] | None = None,
-    ) -> Iterator[Sample]:
-        """Rows from the member at `offset` on; `read` fills their fields, `members` collects pictures' places."""
+    def _samples(self, stream: BinaryIO, offset: int, *, read: bool) -> Iterator[Sample]:
+        """Rows from the member at `offset` on; `read` fills their fields."""
         sample: Sample | None = None
         position = offset
         try:
@@ -128,11 +130,10 @@ class TarTable:
                     if sample is not None:
                         yield sample
                     sample = Sample(key, info.offset)
-                if members is not None and _is_image(suffix):
-                    members.setdefault(info.name, (info.offset_data, info.size))
                 if read:
                     self._add(sample, suffix, info, stream)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except _TORN as error:
+            stop_if_here(error, self.uri)
             # The open sample may lack members, and what follows is lost: both are this one row.
             start = sample.offset if sample is not None else position
             yield Sample("", start, fault=f"{self.uri} is torn after byte {position}: {error}; later samples are lost")
