@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-from collections import OrderedDict
+import zlib
 from pathlib import Path
 from typing import Protocol
 
 from ..schema import DataError
+from ..schema.shards import Snapshot
 from .layout import tar_path
 from .tars import BadSpan
 
-_OPEN_FILES = 128
+_OPEN_FILES = 256
 
 
 class ShardSource(Protocol):
     """Random access to a shard set; safe to use from several threads."""
 
-    def read(self, shard: str, *, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size) of a shard's tar. Raises BadSpan where the tar is shorter or missing."""
+    def read(self, shard: str, *, offset: int, size: int, crc32: int) -> bytes:
+        """Bytes [offset, offset + size) of a shard's tar, checked.
+
+        Raises:
+            BadSpan: the tar is missing or shorter, or the bytes are others than were written.
+        """
         ...
 
     def local(self, relative: str) -> Path:
         """A local copy of a small file of the set. Raises DataError where it is missing."""
+        ...
+
+    def pin(self, snapshot: Snapshot) -> None:
+        """Every further read is of this snapshot."""
         ...
 
     def close(self) -> None:
@@ -31,40 +41,65 @@ class ShardSource(Protocol):
         ...
 
 
+def checked(data: bytes, *, crc32: int) -> bytes:
+    """`data` itself.
+
+    Raises:
+        BadSpan: its crc32 is another one.
+    """
+    if zlib.crc32(data) != crc32:
+        raise BadSpan("crc32 does not fit: the bytes changed since they were written")
+    return data
+
+
+class _File:
+    """An open file that closes when its last user lets go of it."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
 class LocalSource:
     """A folder. Reads with pread: a file that was cut short while mapped would kill the process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: dict[str, _File] = {}
         self._lock = threading.Lock()
 
-    def read(self, shard: str, *, offset: int, size: int) -> bytes:
+    def pin(self, snapshot: Snapshot) -> None:
+        """See ShardSource; a folder needs no help."""
+
+    def read(self, shard: str, *, offset: int, size: int, crc32: int) -> bytes:
         """See ShardSource."""
-        descriptor = self._files.get(shard)
-        if descriptor is None:
-            descriptor = self._open(shard)
-        data = os.pread(descriptor, size, offset)
+        file = self._files.get(shard) or self._open(shard)
+        try:
+            data = os.pread(file.descriptor, size, offset)
+        except OSError as error:
+            raise BadSpan(f"{shard}.tar cannot be read at byte {offset}: {error.strerror}") from error
         if len(data) != size:
             raise BadSpan(f"{shard}.tar ends at byte {offset + len(data)}, the index says {offset + size}")
-        return data
+        return checked(data, crc32=crc32)
 
-    def _open(self, shard: str) -> int:
-        with self._lock:
-            if shard in self._files:
-                return self._files[shard]
-            try:
-                descriptor = os.open(tar_path(self.root, shard), os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
+    def _open(self, shard: str) -> _File:
+        try:
+            file = _File(tar_path(self.root, shard))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):
                 raise BadSpan(f"{shard}.tar cannot be opened: {error.strerror}") from error
-            self._files[shard] = descriptor
-            return descriptor
-
-    def trim(self) -> None:
-        """Close the files that were opened first, down to the limit; call it while no read is running."""
+            raise
         with self._lock:
-            while len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
+            while len(self._files) >= _OPEN_FILES:
+                del self._files[next(iter(self._files))]
+            self._files[shard] = file
+        return file
 
     def local(self, relative: str) -> Path:
         """See ShardSource."""
@@ -76,5 +111,4 @@ class LocalSource:
     def close(self) -> None:
         """See ShardSource."""
         with self._lock:
-            while self._files:
-                os.close(self._files.popitem()[1])
+            self._files.clear()

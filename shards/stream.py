@@ -17,7 +17,6 @@ so a global step of several batches mixes task families.
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,22 +82,38 @@ class ShardStream:
     """Random access to the endless sequence of batches of one selection; see the module's text.
 
     `shards` is a folder or an fsspec URL. `max_corrupt` bounds the different samples that may be replaced because
-    their bytes are bad. Copies may be sent to other processes (spawn or fork).
+    their bytes are bad. Copies may be sent to other processes (spawn or fork). What a URL needs is kept in `cache`
+    (default: TAGMOE_CACHE, or the user's cache folder), tars in at most about `cache_bytes`.
 
     Raises:
         DataError: not a finished shard set, or damaged.
         ConfigError: a selection that the set cannot serve.
     """
 
-    def __init__(self, shards: str | Path, *, config: StreamConfig | None = None, max_corrupt: int = 100) -> None:
+    def __init__(
+        self,
+        shards: str | Path,
+        *,
+        config: StreamConfig | None = None,
+        max_corrupt: int = 100,
+        cache: Path | None = None,
+        cache_bytes: int = 16 << 30,
+    ) -> None:
         self.shards = str(shards)
         self.config = config or StreamConfig()
         self.max_corrupt = max_corrupt
+        self.cache, self.cache_bytes = cache, cache_bytes
         self._open()
 
     def _open(self) -> None:
         config = self.config
-        self._set: OpenedSet = open_set(self.shards, number=config.snapshot, overlay=config.overlay)
+        self._set: OpenedSet = open_set(
+            self.shards,
+            number=config.snapshot,
+            overlay=config.overlay,
+            cache=self.cache,
+            cache_bytes=self.cache_bytes,
+        )
         self.snapshot = self._set.snapshot
         self.groups: list[Group] = select(
             self._set.index, snapshot=self.snapshot, config=config, overlay=self._set.overlay
@@ -124,12 +139,8 @@ class ShardStream:
                 f"no group fills a batch of {config.batch_size} (sizes {sizes}) and ragged is drop: use keep"
             )
 
-    def __getstate__(self) -> tuple[str, StreamConfig, int]:
-        return self.shards, self.config, self.max_corrupt
-
-    def __setstate__(self, state: tuple[str, StreamConfig, int]) -> None:
-        self.shards, self.config, self.max_corrupt = state
-        self._open()
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self.shards, self.config, self.max_corrupt, self.cache, self.cache_bytes)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -256,9 +267,7 @@ class ShardStream:
 
     def _parse(self, record: tuple[int, int, int, int, int]) -> Sample:
         number, shard, offset, size, crc32 = record
-        data = self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size)
-        if zlib.crc32(data) != crc32:
-            raise BadSpan("crc32 does not fit: the bytes changed since they were written")
+        data = self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size, crc32=crc32)
         overlay = self._set.overlay
         return parse_sample(data, tag_ids=None if overlay is None else tag_ids_of(int(overlay[number])))
 
@@ -271,3 +280,7 @@ def _count(first: int, *, stop: int | None, stride: int) -> Iterator[int]:
     while stop is None or first < stop:
         yield first
         first += stride
+
+
+def _reopen(shards: str, config: StreamConfig, max_corrupt: int, cache: Path | None, cache_bytes: int) -> ShardStream:
+    return ShardStream(shards, config=config, max_corrupt=max_corrupt, cache=cache, cache_bytes=cache_bytes)
