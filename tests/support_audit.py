@@ -26,7 +26,13 @@ from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, hash_parts, write_part
 from tagmoe.schema.runs import PartInfo, part_name, save_run_info
 
 TAXONOMY = load_taxonomy(DEFAULT_TAXONOMY)
-LOCAL_RECOLOR = ("local editing", "attribute editing", "background preservation", "identity preservation", "style preservation")
+LOCAL_RECOLOR = (
+    "local editing",
+    "attribute editing",
+    "background preservation",
+    "identity preservation",
+    "style preservation",
+)
 
 
 def make_evidence(**known: float) -> Evidence:
@@ -39,7 +45,9 @@ def make_evidence(**known: float) -> Evidence:
     return Evidence(**(usual | known))
 
 
-def make_image(role: str, *, key: str = "", phash: int | None = None, uri: str | None = None, **known: Any) -> ImageInfo:
+def make_image(
+    role: str, *, key: str = "", phash: int | None = None, uri: str | None = None, **known: Any
+) -> ImageInfo:
     """A picture's description; distinct keys give distant hashes."""
     digest = hashlib.sha256(f"{role}{key}".encode()).hexdigest()
     value = int(digest[:16], 16) if phash is None else phash
@@ -53,7 +61,9 @@ def make_record(row: int, tags: Sequence[str] = LOCAL_RECOLOR, **known: Any) -> 
     name = known.pop("id", f"r{row}")
     corpus = known.pop("corpus", "made")
     stated = known.pop("probs", None)
-    probs = tuple(None if stated is None else stated.get(TAXONOMY.by_id[i].name, 0.9 if i in ids else 0.1) for i in range(18))
+    probs = tuple(
+        None if stated is None else stated.get(TAXONOMY.by_id[i].name, 0.9 if i in ids else 0.1) for i in range(18)
+    )
     images = known.pop("images", (make_image("source", key=name), make_image("target", key=name)))
     fields: dict[str, Any] = {
         "task": "edit", "instruction": f"make thing {row} red", "calibration": "none", "annotator": "hand@1", "model": "",
@@ -67,7 +77,9 @@ def make_record(row: int, tags: Sequence[str] = LOCAL_RECOLOR, **known: Any) -> 
     )  # fmt: skip
 
 
-def write_run(root: Path, records: Sequence[Annotation], rejects: Sequence[Reject] = (), *, corpus: Path | None = None) -> Path:
+def write_run(
+    root: Path, records: Sequence[Annotation], rejects: Sequence[Reject] = (), *, corpus: Path | None = None
+) -> Path:
     """Write a complete run of `records` and `rejects`."""
     parts = []
     highest = max([r.row for r in (*records, *rejects)], default=0)
@@ -108,13 +120,21 @@ def picture_corpus(root: Path, count: int = 6, *, instructions: Sequence[str] = 
         target.save(root / "images" / f"{index}_target.png")
         text = instructions[index] if index < len(instructions) else f"make box {index} red"
         lines.append(
-            {"id": f"p{index}", "task": "edit", "instruction": text, "source": f"images/{index}_source.png", "target": f"images/{index}_target.png"}
+            {
+                "id": f"p{index}",
+                "task": "edit",
+                "instruction": text,
+                "source": f"images/{index}_source.png",
+                "target": f"images/{index}_target.png",
+            }
         )
     (root / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return root
 
 
-def annotate_corpus(corpus: Path, root: Path, *, tags: Sequence[str] = LOCAL_RECOLOR, probs: dict[str, float] | None = None) -> Path:
+def annotate_corpus(
+    corpus: Path, root: Path, *, tags: Sequence[str] = LOCAL_RECOLOR, probs: dict[str, float] | None = None
+) -> Path:
     """A run over a real corpus: pictures read, hashed and measured; every record gets `tags`."""
     from tagmoe.annotate.prepare import prepare
     from tagmoe.shards.corpus import open_corpus
@@ -128,6 +148,15 @@ def annotate_corpus(corpus: Path, root: Path, *, tags: Sequence[str] = LOCAL_REC
             continue
         known = {"instruction": done.pair.instruction, "task": done.pair.task, "extra": done.pair.extra}
         records.append(
-            make_record(done.pair.row, tags, id=done.pair.id, corpus=opened.name, probs=probs, images=done.images, evidence=done.evidence, **known)
+            make_record(
+                done.pair.row,
+                tags,
+                id=done.pair.id,
+                corpus=opened.name,
+                probs=probs,
+                images=done.images,
+                evidence=done.evidence,
+                **known,
+            )
         )
     return write_run(root, records, rejects, corpus=corpus)

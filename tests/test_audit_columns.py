@@ -17,9 +17,13 @@ GENERATION = ("image generation",)
 
 def test_columns_agree_with_records(tmp_path: Path):
     records = [
-        make_record(0, probs={"local editing": 0.55}, warnings=("low_confidence_0.55", "empty_text"), extra={"split": "test"}),
+        make_record(
+            0, probs={"local editing": 0.55}, warnings=("low_confidence_0.55", "empty_text"), extra={"split": "test"}
+        ),
         make_record(3, GENERATION, task="generation", images=(), evidence=None),
-        make_record(7, images=(make_image("source", phash=5), make_image("ref1"), make_image("target", phash=(1 << 64) - 1))),
+        make_record(
+            7, images=(make_image("source", phash=5), make_image("ref1"), make_image("target", phash=(1 << 64) - 1))
+        ),
     ]
     run = Run.open(write_run(tmp_path / "run", records))
     columns = load_columns(run)
@@ -54,7 +58,9 @@ def test_a_run_of_several_parts_keeps_positions(tmp_path: Path):
 
 
 def test_an_empty_run_has_empty_columns(tmp_path: Path):
-    run = Run.open(write_run(tmp_path / "run", [], [Reject(row=0, id="x", stage="read", reason="bad_record", detail="")]))
+    run = Run.open(
+        write_run(tmp_path / "run", [], [Reject(row=0, id="x", stage="read", reason="bad_record", detail="")])
+    )
     columns = load_columns(run)
     assert len(columns) == 0
     assert columns.tags.shape == (0, 18)

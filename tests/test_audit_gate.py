@@ -35,7 +35,9 @@ def held(report: Report, **gate) -> list[str]:
 def report(tmp_path_factory) -> Report:
     folder = tmp_path_factory.mktemp("gate")
     records = [make_record(i, GLOBAL if i % 4 == 0 else LOCAL_RECOLOR, probs={}) for i in range(20)]
-    gold = [GoldRecord(corpus="made", id=f"r{i}", tags=LOCAL_RECOLOR if i != 1 else GLOBAL) for i in range(1, 16) if i % 4]
+    gold = [
+        GoldRecord(corpus="made", id=f"r{i}", tags=LOCAL_RECOLOR if i != 1 else GLOBAL) for i in range(1, 16) if i % 4
+    ]
     write_gold(folder / "gold.jsonl", gold)
     reject = Reject(row=20, id="bad", stage="decode", reason="truncated_image", detail="cut")
     return report_of(folder, records, rejects=[reject], gold=folder / "gold.jsonl")
@@ -52,7 +54,12 @@ def test_without_a_file_only_broken_rules_fail(report: Report, tmp_path: Path):
 def test_each_failure_names_figure_threshold_and_records(report: Report):
     failures = held(
         report,
-        overall={"max_reject_share": 0.01, "min_macro_f1": 0.99, "min_gold_records": 100, "max_flagged_share": {"noop": 0.0}},
+        overall={
+            "max_reject_share": 0.01,
+            "min_macro_f1": 0.99,
+            "min_gold_records": 100,
+            "max_flagged_share": {"noop": 0.0},
+        },
         tags={"local editing": {"min_precision": 0.95, "min_records": 200, "max_share": 0.5, "min_share": 0.9}},
     )
     assert failures[0] == "reject share is 0.04762 (21 records), wanted at most 0.01"
@@ -80,7 +87,9 @@ def test_bound_holds_the_pessimistic_end(report: Report):
 
 def test_a_figure_that_is_not_known_fails(report: Report):
     failures = held(report, overall={"min_alpha": 0.5, "max_flagged_share": {"disagreement": 0.1}})
-    assert failures[0].startswith("flagged disagreement is not known (0 records), wanted at most 0.1; give --gold or --against")
+    assert failures[0].startswith(
+        "flagged disagreement is not known (0 records), wanted at most 0.1; give --gold or --against"
+    )
     assert failures[1].startswith("mean alpha is not known")
 
 
@@ -118,7 +127,9 @@ def test_drift_counts_flips_and_agreement(tmp_path: Path):
     drift = report_of(tmp_path, new, against=other).drift
     assert drift is not None
     assert (drift.matched, drift.only_here, drift.only_there, drift.changed) == (9, 2, 1, 1)
-    assert [(f.before, f.after, f.count, f.examples[0].row) for f in drift.scope_flips] == [("local editing", "global editing", 1, 1)]
+    assert [(f.before, f.after, f.count, f.examples[0].row) for f in drift.scope_flips] == [
+        ("local editing", "global editing", 1, 1)
+    ]
     tags = {tag.name: tag for tag in drift.tags}
     assert (tags["style transfer"].gained, tags["style transfer"].lost) == (1, 0)
     assert (tags["attribute editing"].gained, tags["attribute editing"].lost) == (0, 1)

@@ -114,7 +114,9 @@ def test_missing_gold_and_unknown_tags_are_named(tmp_path: Path):
 
 def test_written_gold_is_read_back(tmp_path: Path):
     records = (
-        GoldRecord(corpus="c\u202e", id="<b>", tags=("local editing",), disputed=("object editing",), mismatch="no dog"),
+        GoldRecord(
+            corpus="c\u202e", id="<b>", tags=("local editing",), disputed=("object editing",), mismatch="no dog"
+        ),
         GoldRecord(uid="0" * 32, tags=()),
     )
     write_gold(tmp_path / "g.jsonl", records)

@@ -31,7 +31,10 @@ def columns_of(folder: Path, records) -> tuple[Run, Columns]:
 
 def test_noop_ranks_by_how_little_changed(tmp_path: Path):
     amounts = [(0.0, 0.0), (0.001, 0.05), (0.02, 0.2), (0.5, 0.3)]
-    evidence = [make_evidence(changed_fraction=f, changed_strength=s, residual=f / 10, palette_distance=f / 2) for f, s in amounts]
+    evidence = [
+        make_evidence(changed_fraction=f, changed_strength=s, residual=f / 10, palette_distance=f / 2)
+        for f, s in amounts
+    ]
     records = [make_record(i, evidence=e) for i, e in enumerate(evidence)] + [make_record(9, evidence=None)]
     scores = faults.noop(columns_of(tmp_path, records)[1])
     assert (np.diff(scores[:4]) < 0).all()
@@ -125,7 +128,9 @@ def test_the_corpus_own_direction_finds_exchanged_pairs(tmp_path: Path):
     for row in range(100):
         sign = -1 if row in swapped else 1
         evidence = make_evidence(
-            detail_ratio=sign * rng.normal(-0.3, 0.15), saturation_shift=sign * rng.normal(0.1, 0.06), luma_shift=rng.normal(0, 0.1)
+            detail_ratio=sign * rng.normal(-0.3, 0.15),
+            saturation_shift=sign * rng.normal(0.1, 0.06),
+            luma_shift=rng.normal(0, 0.1),
         )
         records.append(make_record(row, evidence=evidence))
     run, columns = columns_of(tmp_path, records)
@@ -152,7 +157,9 @@ def test_a_target_that_others_edit_is_an_exchanged_pair(tmp_path: Path):
 
 def test_every_queue_is_ranked_and_explained(tmp_path: Path):
     records = _corpus_with_labels(60, {3, 8})
-    records[5] = records[5].model_copy(update={"evidence": make_evidence(changed_fraction=0), "warnings": ("noop_pair_0.00",)})
+    records[5] = records[5].model_copy(
+        update={"evidence": make_evidence(changed_fraction=0), "warnings": ("noop_pair_0.00",)}
+    )
     records[6] = make_record(6, probs={"local editing": 0.52})
     run, columns = columns_of(tmp_path, records)
     pictures = picture_groups(columns, bits=4)
@@ -211,7 +218,11 @@ def test_duplicates_and_leaks(tmp_path: Path):
 
 def test_white_pictures_are_no_duplicates_of_each_other(tmp_path: Path):
     records = [
-        make_record(i, instruction="same", images=(make_image("source", key=f"{i}", phash=0), make_image("target", key=f"{i}", phash=0)))
+        make_record(
+            i,
+            instruction="same",
+            images=(make_image("source", key=f"{i}", phash=0), make_image("target", key=f"{i}", phash=0)),
+        )
         for i in range(3)
     ]
     columns = columns_of(tmp_path, records)[1]
@@ -238,7 +249,10 @@ def test_a_plan_serves_several_tags_and_remembers_what_is_verified(tmp_path: Pat
 
 
 def test_a_look_teaches_more_about_an_unknown_tag(tmp_path: Path):
-    records = [make_record(i, probs={"local editing": 0.5}) for i in range(4)] + [make_record(4, probs={}), make_record(5)]
+    records = [make_record(i, probs={"local editing": 0.5}) for i in range(4)] + [
+        make_record(4, probs={}),
+        make_record(5),
+    ]
     columns = columns_of(tmp_path, records)[1]
     fresh = teaching_value(columns, nothing_verified(columns), level=0.95)
     assert fresh[0] > fresh[4] > 0

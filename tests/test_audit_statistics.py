@@ -67,7 +67,9 @@ def test_bootstrap_of_a_proportion_agrees_with_the_normal_interval():
     assert estimate.value == 0.75
     assert estimate.low == pytest.approx(0.75 - half, abs=0.006)
     assert estimate.high == pytest.approx(0.75 + half, abs=0.006)
-    assert estimate == bootstrap_counts([300, 100], lambda c: c[:, 0] / c.sum(axis=1), n=400, draws=4000, level=0.95, seed=1)
+    assert estimate == bootstrap_counts(
+        [300, 100], lambda c: c[:, 0] / c.sum(axis=1), n=400, draws=4000, level=0.95, seed=1
+    )
 
 
 @settings(max_examples=60)

@@ -47,7 +47,8 @@ class Ranking:
     @property
     def flagged(self) -> NDArray[np.bool_]:
         """[N], records that deserve a look."""
-        return np.nan_to_num(self.scores, nan=-np.inf) >= self.threshold if self.flags is None else self.flags
+        known = np.nan_to_num(self.scores, nan=0.0)
+        return (known > 0) & (known >= self.threshold if self.flags is None else self.flags)
 
 
 def rank_all(
@@ -184,7 +185,7 @@ def cut(ranking: Ranking, columns: Columns, *, length: int) -> Queue:
         title=ranking.title,
         meaning=ranking.meaning,
         scored=int(scored.sum()),
-        flagged=int(((ranking.scores[scored] > 0) & (ranking.scores[scored] >= ranking.threshold)).sum()),
+        flagged=int(ranking.flagged.sum()),
         threshold=ranking.threshold,
         entries=[
             QueueEntry(
