@@ -13,6 +13,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support_corpus import encode, opened, picture, split
+from support_shards import build, make_run, mixed
 from tagmoe.schema import ConfigError, ImageRef, Pair, Reject, make_uid
 from tagmoe.schema.shards import BuildSettings, ShardInfo, Snapshot
 from tagmoe.shards.corpus import ImageRejected
@@ -236,6 +237,25 @@ def test_finished_shards_give_the_original_records(tmp_path: Path) -> None:
         assert (first.id, first.task, first.instruction) == ("r1", "edit", "make it red")
         assert first.extra == {"split": "test", "licence": "MIT", "source": "kept"}
         assert corpus.read_image(first.images[1]) == TARGET
+
+
+def test_shards_that_build_wrote_give_back_the_corpus_they_were_built_from(tmp_path: Path) -> None:
+    records = mixed(12, kinds=("JPEG", "PNG"))
+    for number, record in enumerate(records):
+        record.extra["note"] = [number, "x"]
+    shards = tmp_path / "shards"
+    build(make_run(tmp_path, records), shards)
+    before, after = opened(tmp_path / "corpus", name="demo"), opened(shards)
+    firsts = {pair.uid: pair for pair in split(before.records())[0]}
+    seconds = {pair.uid: pair for pair in split(after.records())[0]}
+    assert len(firsts) == 12
+    assert firsts.keys() == seconds.keys()
+    for uid, first in firsts.items():
+        second = seconds[uid]
+        assert (first.id, first.task, first.instruction) == (second.id, second.task, second.instruction)
+        assert {ref.role: before.read_image(ref) for ref in first.images} == {
+            ref.role: after.read_image(ref) for ref in second.images
+        }
 
 
 def test_a_shard_manifest_names_only_shards(tmp_path: Path) -> None:

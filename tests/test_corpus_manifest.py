@@ -343,6 +343,16 @@ def test_a_manifest_that_leaves_by_a_link_is_an_error(tmp_path: Path) -> None:
         opened(tmp_path / "c")
 
 
+def test_a_folder_that_leaves_by_a_link_is_an_error(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "elsewhere", [edit(0)])
+    write_manifest(tmp_path / "c/a", [edit(1)])
+    (tmp_path / "c/same").symlink_to("a")
+    assert opened(tmp_path / "c").rows == 1
+    (tmp_path / "c/out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="folder 'out' is a link that leaves the corpus folder"):
+        opened(tmp_path / "c")
+
+
 def test_image_root_is_where_paths_start_and_stay(tmp_path: Path) -> None:
     write_manifest(tmp_path / "labels", [edit(0), edit(1, source="../labels/manifest.jsonl")])
     write_pictures(tmp_path / "pictures", 1)

@@ -67,12 +67,22 @@ class LocalStore:
         return str(self._root)
 
     def list(self, suffixes: Iterable[str]) -> list[str]:
-        """See `Store`."""
+        """See `Store`.
+
+        Raises:
+            DataError: a folder that cannot be listed, or a link to a folder outside: nothing is left out silently.
+        """
         wanted = tuple(suffixes)
         found: list[str] = []
-        for folder, subfolders, names in os.walk(self._root):
+        for folder, subfolders, names in os.walk(self._root, onerror=_cannot_list):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             base = Path(folder).relative_to(self._root)
+            for name in subfolders:
+                if not Path(os.path.realpath(Path(folder) / name)).is_relative_to(self._root):
+                    raise DataError(
+                        f"{self._root}: folder {(base / name).as_posix()!r} is a link that leaves the corpus folder. "
+                        "Copy the corpus with its links followed"
+                    )
             found.extend((base / n).as_posix() for n in names if n.endswith(wanted) and not n.startswith("."))
         return sorted(found)
 
@@ -116,6 +126,10 @@ class LocalStore:
             stream.close()
             raise ImageRejected("read", "unreadable_file", f"{path!r} is not a regular file")
         return stream
+
+
+def _cannot_list(error: OSError) -> None:
+    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
 def stop_if_here(error: BaseException, path: str) -> None:
