@@ -30,7 +30,7 @@ _FINAL_STATUS = {400, 401, 403, 405, 451}
 
 
 class _FileSystem(Protocol):
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
+    def cat_file(self, path: str, *, start: int | None, end: int | None) -> bytes: ...
 
 
 class RemoteSource:
@@ -152,7 +152,7 @@ class RemoteSource:
     def _cat(self, relative: str, start: int | None, stop: int | None) -> bytes:
         system, root = self._open()
         name = quote(relative) if self.url.startswith(("http://", "https://")) else relative
-        return system.cat_file(f"{root}/{name}", start, stop)
+        return system.cat_file(f"{root}/{name}", start=start, end=stop)
 
     def _open(self) -> tuple[_FileSystem, str]:
         """The file system, opened again in a forked process, whose copy has no running event loop."""
