@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support_train import ToySource, toy_config
+from support_train import ToySource, tiny_inputs, toy_config
 from tagmoe.schema import load_taxonomy
 from tagmoe.train.build import build_model
 from tagmoe.train.engine.checkpoint import read_weights
@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 TIMES = ("step_seconds", "tokens_per_second", "data_wait")
 WHOLE = {"steps": 6, "engine__checkpoint_every": 2, "engine__keep_checkpoints": 9}
 FLOAT64 = {**WHOLE, "engine__dtype": "float64"}
+UPCYCLED = {"steps": 1, "moe__gate": "straight_through", "moe__upcycle": "exact"}
 KILL_AT = 17
 """Micro-batch of the fifth of six steps (4 micro-batches a step): after the checkpoint of step 4."""
 
@@ -55,11 +56,14 @@ def runs(tmp_path_factory) -> Path:
         {"out": str(folder / "two"), "sets": {**FLOAT64, "steps": 2}},
         {"out": str(folder / "terminated"), "sets": {"steps": 50}, "kill_at": 9, "signal": "SIGTERM"},
         {"out": str(folder / "bad"), "sets": {"steps": 3, "engine__max_loss": 1e-6}},
+        {"out": str(folder / "upcycled"), "sets": {**UPCYCLED, "model__pretrained": str(folder / "dense")}},
         {
             "out": str(folder / "bf16"),
             "sets": {"steps": 2, "engine__dtype": "bfloat16", "engine__activation_checkpointing": True},
         },
     ]
+    dense = toy_config(moe__ffn="dense", seed=3)
+    build_model(dense, taxonomy=load_taxonomy("tagmoe-18@1"))[0].save_pretrained(folder / "dense")
     torchrun(folder, first)
     shutil.copytree(folder / "two", folder / "one")
     train(toy_config(**{**FLOAT64, "steps": 4}, accumulation=4), out=folder / "one", source=ToySource())
@@ -146,3 +150,16 @@ def test_bfloat16_under_fsdp_keeps_the_router_in_float32(runs):
     router = weights(runs / "bf16", 2)["transformer_blocks.1.img_mlp.router.layer.weight"]
     assert router.dtype == torch.float32
     assert not torch.equal(router, router.bfloat16().float())
+
+
+def test_a_sharded_start_from_a_dense_folder_equals_a_whole_one(runs, tmp_path):
+    """Two ranks build on the meta device and keep their rows; one process builds the whole model."""
+    sets = {**UPCYCLED, "model__pretrained": str(runs / "dense"), "accumulation": 4}
+    train(toy_config(**sets), out=tmp_path / "run", source=ToySource())
+    one, two = metrics(tmp_path / "run"), metrics(runs / "upcycled")
+    assert one[0]["flow"] == pytest.approx(two[0]["flow"], rel=1e-5)
+    dense = toy_config(moe__ffn="dense", seed=3, steps=1, accumulation=4)
+    model, _ = build_model(dense, taxonomy=load_taxonomy("tagmoe-18@1"))
+    ours, _ = build_model(toy_config(**sets), taxonomy=load_taxonomy("tagmoe-18@1"))
+    inputs = {**tiny_inputs(), "encoder_hidden_states": torch.randn(2, 5, 24)}
+    assert torch.allclose(model(**inputs).sample, ours(**inputs).sample, atol=1e-5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..schema import Taxonomy
 from ..schema.configs.train import TrainConfig
+from .alignment import RouterHead, orthogonal_tags
 from .blocks import TagMoEBlock
 from .experts import MoELayer, upcycle, upcycling_error
 from .model import TagMoETransformer
@@ -63,6 +65,50 @@ def build_model(config: TrainConfig, *, taxonomy: Taxonomy) -> tuple[TagMoETrans
     return model, errors
 
 
+def build_sharded(
+    config: TrainConfig, *, taxonomy: Taxonomy, place: Callable[[TagMoETransformer], None]
+) -> tuple[TagMoETransformer, dict[str, float]]:
+    """As `build_model` for `model.pretrained`, but no process ever holds the whole model.
+
+    Args:
+        config: names the pretrained folder.
+        taxonomy: of the tag embedding.
+        place: shards the model, still without memory, and gives its parameters memory on this rank's device.
+    """
+    from .interchange.load import fill, load_pretrained
+
+    with torch.device("meta"):
+        model = TagMoETransformer(**transformer_arguments(config, taxonomy=taxonomy))
+    if config.engine.dtype == "float64":
+        model = model.double()
+    select_trainable(model, config)
+    place(model)
+    model.materialise_rope()
+    for router in model.routers:
+        router.selection_bias.zero_()
+    if model.routers:
+        # A dense folder has no head: its start is a function of the seed, equal on every rank.
+        torch.manual_seed(config.seed)
+        head, embedding = fresh_head(config, taxonomy=taxonomy)
+        with torch.no_grad():
+            for parameter, value in zip(model.router_head.parameters(), head.parameters(), strict=True):
+                fill(parameter, value)
+            fill(model.tag_embedding.weight, embedding)
+    assert config.model.pretrained is not None
+    errors = load_pretrained(model, Path(config.model.pretrained), mode=config.moe.upcycle, seed=config.seed)
+    return model, errors
+
+
+def fresh_head(config: TrainConfig, *, taxonomy: Taxonomy) -> tuple[RouterHead, Tensor]:
+    """A prediction head and tag embeddings [K, D] as a new model has them."""
+    alignment = config.alignment
+    inputs = config.moe.experts * (config.moe.layers if alignment.signature == "per_layer" else 1)
+    head = RouterHead(inputs, hidden=alignment.hidden, outputs=alignment.dim)
+    if alignment.embedding == "orthogonal":
+        return head, orthogonal_tags(taxonomy.size, alignment.dim)
+    return head, torch.randn(taxonomy.size, alignment.dim)
+
+
 def upcycle_fresh(model: TagMoETransformer, *, mode: str, seed: int) -> dict[str, float]:
     """Give all experts of a layer one common random FFN: a start in which experts are equal."""
     from diffusers.models.attention import FeedForward
@@ -75,15 +121,23 @@ def upcycle_fresh(model: TagMoETransformer, *, mode: str, seed: int) -> dict[str
 
 
 def upcycle_block(block: TagMoEBlock, ffn: nn.Module, *, mode: str, seed: int) -> float:
-    """Start one block's experts from `ffn`; the relative output error on Gaussian tokens, in float64."""
+    """Start one block's router and experts from `ffn`; the relative output error on Gaussian tokens, in float64.
+
+    The block may be sharded: a whole layer is made beside it, and each rank keeps its rows.
+    """
+    from .interchange.load import fill
+
     layer = block.img_mlp
     assert isinstance(layer, MoELayer)
-    upcycle(layer, ffn, mode=mode, seed=seed)
+    whole = MoELayer(**layer.arguments)
+    upcycle(whole, ffn, mode=mode, seed=seed)
+    with torch.no_grad():
+        for parameter, value in zip(layer.parameters(), whole.parameters(), strict=True):
+            fill(parameter, value)
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(1, 256, block.dim, generator=generator, dtype=torch.float64)
     routed = tokens if block.router_input != "unmodulated+timestep" else torch.cat([tokens, tokens], -1)
-    probe = copy.deepcopy(layer).double()
-    return upcycling_error(probe, copy.deepcopy(ffn).double(), tokens, routed)
+    return upcycling_error(whole.double(), copy.deepcopy(ffn).double(), tokens, routed)
 
 
 def select_trainable(model: TagMoETransformer, config: TrainConfig) -> None:

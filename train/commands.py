@@ -16,9 +16,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 def register(app: typer.Typer) -> None:
     """Add the trainer's commands."""
     from .interchange.commands import register as register_interchange
+    from .planning.commands import register as register_planning
 
     app.command("train")(train)
     app.command("routing")(routing)
+    register_planning(app)
     register_interchange(app)
 
 

@@ -16,7 +16,7 @@ from ..schema import ConfigError, StoppedError, Taxonomy, load_taxonomy
 from ..schema.config import resolved_json
 from ..schema.configs.train import TrainConfig
 from ..shards.console import progress, say
-from .build import build_model
+from .build import build_model, build_sharded
 from .data import Batches, BatchSource, MicroBatch
 from .engine.checkpoint import Checkpoints, Trained
 from .engine.journal import Journal
@@ -25,6 +25,7 @@ from .engine.optimizer import Ema, learning_rate, make_optimizer, set_learning_r
 from .engine.ranks import Ranks, start_ranks, stop_ranks
 from .engine.sharding import shard, sync_gradients
 from .engine.stop import StopFlag, catch_signals
+from .model import TagMoETransformer
 from .report.evaluate import Watcher
 from .seeding import key
 from .sources import make_encoder, open_source, shuffled_tags
@@ -85,14 +86,11 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
     taxonomy = load_taxonomy(config.data.taxonomy)
     _claim(out, config=config, ranks=ranks)
     source = source or open_source(config, shards=shards, split=config.data.split)
-    model, upcycling = build_model(config, taxonomy=taxonomy)
-    model.to(ranks.device)  # pyright: ignore[reportCallIssue] - diffusers decorates it
+    model, upcycling = _build(config, taxonomy=taxonomy, ranks=ranks)
     model.set_activation_checkpointing(config.engine.activation_checkpointing)
     if config.engine.compile:
         for block in model.transformer_blocks:
             block.compile()
-    if ranks.world > 1 or config.engine.dtype == "bfloat16":
-        shard(model, config, ranks)
     model.train()
     optimizer = make_optimizer(model, config.optimizer)
     ema = Ema(model, decay=config.engine.ema) if config.engine.ema else None
@@ -116,6 +114,23 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
         retag=retag,
     )
     return run
+
+
+def _build(config: TrainConfig, *, taxonomy: Taxonomy, ranks: Ranks) -> tuple[TagMoETransformer, dict[str, float]]:
+    """The model on its device, sharded where there is more than one rank or a narrower compute dtype."""
+    sharded = ranks.world > 1 or config.engine.dtype == "bfloat16"
+
+    def place(model: TagMoETransformer) -> None:
+        shard(model, config, ranks)
+        model.to_empty(device=ranks.device)
+
+    if sharded and config.model.pretrained is not None and config.engine.train != "lora":
+        return build_sharded(config, taxonomy=taxonomy, place=place)
+    model, upcycling = build_model(config, taxonomy=taxonomy)
+    model.to(ranks.device)  # pyright: ignore[reportArgumentType] - diffusers decorates it
+    if sharded:
+        shard(model, config, ranks)
+    return model, upcycling
 
 
 def _steps(run: Run, *, journal: Journal, watcher: Watcher, flag: StopFlag) -> None:

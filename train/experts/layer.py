@@ -6,6 +6,7 @@ Notation: B samples, T tokens of a sample, N = B*T*K routed tokens, D model dim,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,18 @@ class MoELayer(nn.Module):
     ):
         super().__init__()
         self.gate = gate
+        self.arguments: dict[str, Any] = {
+            "dim": dim,
+            "hidden": hidden,
+            "experts": experts,
+            "top_k": top_k,
+            "layout": layout,
+            "kernel": kernel,
+            "router": router,
+            "router_dim": router_dim,
+            "gate": gate,
+        }
+        """What it was made with: upcycling a sharded layer makes a whole one beside it."""
         self.router = Router(
             router_dim or dim,
             experts=experts,
