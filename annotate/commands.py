@@ -28,6 +28,10 @@ def annotate(
         list[str] | None, typer.Option(help="Column mapping such as source=input_image,instruction=edit; repeatable.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Column mapping of a well-known corpus.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="manifest, parquet, jsonl, csv, webdataset, ...; else told apart.")
+    ] = None,
+    image_root: Annotated[str | None, typer.Option(help="Where relative picture paths start, if elsewhere.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of records that state none.")] = None,
     name: Annotated[str | None, typer.Option(help="Corpus name; enters every uid.")] = None,
     taxonomy: Annotated[str | None, typer.Option(help="NAME@VERSION or a TOML file.")] = None,
@@ -59,7 +63,15 @@ def annotate(
     from .runner import annotate as run
 
     vlm = {"model": model, "server": {"endpoints": endpoint}, "sampling": {"votes": votes, "swap_test": swap_test}}
-    spec = {"uri": corpus, "columns": _mapping(columns), "preset": preset, "task": task, "name": name}
+    spec = {
+        "uri": corpus,
+        "kind": kind,
+        "columns": _mapping(columns),
+        "preset": preset,
+        "image_root": image_root,
+        "task": task,
+        "name": name,
+    }
     options = {
         "corpus": spec,
         "annotator": annotator,
@@ -128,8 +140,8 @@ def _mapping(columns: list[str] | None) -> dict[str, str] | None:
     mapping: dict[str, str] = {}
     for item in ",".join(columns).split(","):
         field, equals, column = item.partition("=")
-        if not (field and equals and column):
-            raise ConfigError(f"--columns {item!r}: expected FIELD=COLUMN, such as source=input_image")
+        if not (field and equals):
+            raise ConfigError(f"--columns {item!r}: expected FIELD=COLUMN, such as source=input_image (none: task=)")
         mapping[field.strip()] = column.strip()
     return mapping
 

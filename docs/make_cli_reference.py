@@ -5,9 +5,6 @@ python docs/make_cli_reference.py
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 OUT = Path(__file__).parent / "cli.md"
@@ -34,17 +31,13 @@ def commands() -> list[list[str]]:
 
 def help_of(path: list[str]) -> str:
     """The help text as a user sees it on a terminal of 100 columns."""
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tagmoe.cli", *path, "--help"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
-    return "\n".join(
-        line.rstrip() for line in done.stdout.replace("python -m tagmoe.cli", "tagmoe").strip().splitlines()
-    )
+    from tagmoe.cli import app
+    from typer.testing import CliRunner
+
+    environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    shown = CliRunner().invoke(app, [*path, "--help"], prog_name="tagmoe", env=environment)
+    assert shown.exit_code == 0, shown.output
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
 
 
 def render() -> str:

@@ -28,12 +28,13 @@ class ImageRef(Frozen):
 
     role: Role = Field(pattern=ROLE_PATTERN)
     uri: str
-    """File or shard, relative to the corpus root, or the corpus URI itself for table rows."""
+    """File, table or shard, relative to the corpus root; the constant `dataset` for rows of `hf:`."""
     member: str | None = None
     """Name inside the tar `uri`."""
     row: int | None = None
     """Row inside the table `uri`, together with `column`."""
     column: str | None = None
+    """Column, with `[i]` behind it for an element of a list and `@L:T:W:H` for a crop."""
 
 
 class ImageInfo(ImageRef):
