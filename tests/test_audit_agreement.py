@@ -74,7 +74,7 @@ def test_agreement_chance_and_systematic_disagreement():
     assert alpha(np.stack([truth, truth], axis=1)) == 1
     assert abs(alpha(rng.integers(0, 2, (4000, 2)))) < 0.05
     assert alpha(np.stack([truth, 1 - truth], axis=1)) < -0.95
-    assert alpha(np.zeros((5, 2))) == 1, "no disagreement was possible and none observed"
+    assert np.isnan(alpha(np.zeros((5, 2)))), "without variation nothing is known"
     assert krippendorff_alpha(np.full((3, 2), N)).value is None
 
 

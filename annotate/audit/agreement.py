@@ -38,8 +38,8 @@ def alpha_from_counts(
         weights_BU: [B, units], how often each unit is taken; None takes each once (B = 1).
 
     Returns:
-        [B]; NaN where no unit has two ratings; 1 where all ratings are of one value (no disagreement is possible,
-        and none was observed).
+        [B]; NaN where no unit has two ratings, and where all ratings are of one value: without variation nothing is
+        known about agreement.
     """
     m_U = counts_UV.sum(axis=1)
     pairable = m_U >= 2
@@ -51,7 +51,7 @@ def alpha_from_counts(
     disagreements_U = (m * m - (counts * counts).sum(axis=1)) / np.maximum(m - 1, 1)
     observed_B = weights @ disagreements_U
     expected_B = (n_B * n_B - (totals_BV * totals_BV).sum(axis=1)) / np.maximum(n_B - 1, 1)
-    alpha = np.where(expected_B > 0, 1 - observed_B / np.where(expected_B > 0, expected_B, 1), 1.0)
+    alpha = np.where(expected_B > 0, 1 - observed_B / np.where(expected_B > 0, expected_B, 1), np.nan)
     return np.where(n_B >= 2, alpha, np.nan)
 
 

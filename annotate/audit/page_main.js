@@ -32,11 +32,19 @@ function start() {
   follow(parts.map(([node]) => node));
 }
 
+function mark(links, href) {
+  for (const link of links) {
+    const here = link.getAttribute("href") === href;
+    link.classList.toggle("here", here);
+    if (here) link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.clientWidth / 2 + link.offsetWidth / 2;
+  }
+}
+
 function follow(sections) {
   if (!("IntersectionObserver" in window)) return;
   const links = [...document.querySelectorAll("#toc a")];
   const watch = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) links.forEach((link) => link.classList.toggle("here", link.getAttribute("href") === "#" + entry.target.id));
+    for (const entry of entries) if (entry.isIntersecting) mark(links, "#" + entry.target.id);
   }, { rootMargin: "-20% 0px -70% 0px" });
   sections.forEach((node) => watch.observe(node));
 }

@@ -8,6 +8,8 @@ function record(example) {
 }
 const some = (list, n = 4) => list.slice(0, n).map((example) => [record(example), " "]);
 
+const ranged = (e, axis) => el("span", { class: "fixed" }, interval(e, { width: 110, ...axis }), between(e));
+
 function tile(n, k, s, kind) {
   return el("div", { class: "tile " + (kind || "") }, el("div", { class: "n" }, n), el("div", { class: "k" }, k), s && el("div", { class: "s" }, s));
 }
@@ -61,14 +63,14 @@ function tagsSection() {
 function rulesSection() {
   const broken = REPORT.violations.filter((v) => v.count);
   return section("rules", "Rules and warnings", "Rules of the taxonomy that a tag set breaks, and what the annotator itself found odd.",
-    el("div", { class: "grid" },
+    el("div", { class: "grid wide" },
       panel("Broken rules", broken.length
         ? table(["rule", "#records", "for example"], broken.map((v) => [
           [el("span", { class: "pill " + (v.severity === "error" ? "bad" : "warn") }, v.severity), " ", v.text], whole(v.count), some(v.examples, 3)]))
         : el("p", { class: "note" }, `None of the ${REPORT.violations.length} rules is broken.`)),
       panel("Warnings", REPORT.warnings.length
         ? table(["warning", "#records", "for example"], REPORT.warnings.map((w) => [
-          [el("b", {}, visible(clip(w.name, 80))), w.meaning && el("div", { class: "note" }, w.meaning)], whole(w.count), some(w.examples, 3)]))
+          [el("b", {}, visible(clip(w.name, 80).replaceAll("_", " "))), w.meaning && el("div", { class: "note" }, w.meaning)], whole(w.count), some(w.examples, 3)]))
         : el("p", { class: "note" }, "No record carries a warning."))));
 }
 
@@ -77,8 +79,8 @@ function goldSection() {
   if (!g) return null;
   const rows = g.tags.filter((t) => t.true_positive + t.false_positive + t.false_negative).map((t) => [
     el("span", { class: "tag " + t.tier }, t.name), whole(t.true_positive + t.false_negative),
-    [interval(t.precision), " ", between(t.precision)], [interval(t.recall), " ", between(t.recall)], [interval(t.f1), " ", between(t.f1)]]);
-  const found = Object.entries(g.queues).map(([name, e]) => [REPORT.queues.find((q) => q.name === name)?.title || name, interval(e), between(e)]);
+    ranged(t.precision), ranged(t.recall), ranged(t.f1)]);
+  const found = Object.entries(g.queues).map(([name, e]) => [REPORT.queues.find((q) => q.name === name)?.title || name, ranged(e)]);
   return section("gold", "Against verified records", `${whole(g.records)} records of ${clip(g.source, 60)}; tags that reviewers disputed are left out. Intervals hold the true figure ${percent(REPORT.config.confidence_level, 0)} of the time.`,
     el("div", { class: "tiles" },
       tile(figure(g.scope_accuracy.value), "scope accuracy", between(g.scope_accuracy)), tile(figure(g.exact_match.value), "whole tag set right", between(g.exact_match)),
@@ -87,7 +89,7 @@ function goldSection() {
     panel("Per tag", table(["tag", "#in gold", "precision", "recall", "F1"], rows)),
     el("div", { class: "grid" },
       g.reliability.length ? panel("Reliability", el("p", { class: "note" }, `Expected calibration error ${between(g.ece)}, Brier score ${figure(g.brier, 3)}. Dots on the diagonal mean honest probabilities.`), reliabilityPlot(g.reliability)) : null,
-      found.length ? panel("Do the queues find real mismatches?", el("p", { class: "note" }, `AUROC against the ${whole(g.mismatches)} records whose target was marked as not doing what is asked; 0.5 is chance.`), table(["queue", "", "AUROC"], found)) : null));
+      found.length ? panel("Do the queues find real mismatches?", el("p", { class: "note" }, `AUROC against the ${whole(g.mismatches)} records whose target was marked as not doing what is asked; 0.5 is chance.`), table(["queue", "AUROC"], found)) : null));
 }
 
 function planSection() {
@@ -126,10 +128,10 @@ function driftSection() {
   const d = REPORT.drift;
   if (!d) return null;
   return section("drift", "Against another run", `${whole(d.matched)} records are in this run and in ${clip(d.source, 60)} (${d.annotator}); ${whole(d.changed)} of them carry other tags now.`,
-    el("div", { class: "grid" },
+    el("div", { class: "grid wide" },
       panel("Agreement per tag", el("p", { class: "note" }, "Krippendorff's alpha, nominal: 1 is agreement, 0 is chance."),
         table(["tag", "alpha", "#gained", "#lost", "for example"], d.tags.filter((t) => t.alpha.value !== null && (t.gained + t.lost || t.alpha.n)).map((t) => [
-          el("span", { class: "tag " + t.tier }, t.name), [interval(t.alpha, { low: -0.2, width: 90 }), " ", between(t.alpha)], whole(t.gained), whole(t.lost), some(t.examples, 2)]))),
+          el("span", { class: "tag " + t.tier }, t.name), ranged(t.alpha, { low: -0.2 }), whole(t.gained), whole(t.lost), some(t.examples, 2)]))),
       panel("Changes of scope", d.scope_flips.length
         ? table(["before", "now", "#records", "for example"], d.scope_flips.slice(0, 15).map((f) => [f.before, f.after, whole(f.count), some(f.examples, 2)]))
         : el("p", { class: "note" }, "No scope changed."))));
