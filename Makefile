@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo-out
 STEPS ?=
 
-.PHONY: help install demo test lint bench docs test-browser test-vllm test-ray clean
+.PHONY: help install demo test test-browser test-vllm lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -25,6 +25,15 @@ demo: $(VENV)/.installed ## the whole path on the sample corpus: annotate, audit
 
 test: $(VENV)/.installed ## the test suite (real CPU training, real torchrun ranks, no network)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
+# Each of these starts the real component; a run that collected nothing or skipped something fails.
+test-browser: $(VENV)/.installed ## the audit page in a real headless Chromium
+	bash tests/browser/setup.sh
+	TAGMOE_BROWSER_TESTS=1 $(BIN)/python -m pytest -q -m browser tests/browser
+
+test-vllm: ## a real vLLM (CPU build) in an environment of its own, about 8 GB: offline engine and HTTP server
+	bash tests/real_vllm/setup.sh .venv-vllm
+	.venv-vllm/bin/python -m pytest -q -m vllm -p no:cacheprovider tests/real_vllm
 
 lint: $(VENV)/.installed ## format, lint and types
 	$(BIN)/ruff format --check .
