@@ -36,6 +36,9 @@ class GoldRecord(BaseModel):
     mismatch: str | None = None
     """Why the target does not do what the instruction asks, if so."""
     mismatch_disputed: bool = False
+    task: str = ""
+    instruction: str = ""
+    """Kept so that gold can be learned from without its run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,10 @@ def _parse(line: str, *, place: str) -> GoldRecord:
 
 def write_gold(path: Path, records: Iterable[GoldRecord]) -> None:
     """Write gold JSONL atomically."""
-    lines = (json.dumps({"corpus": r.corpus, **r.model_dump(exclude={"corpus"})}, ensure_ascii=False) for r in records)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    rows = (
+        {"corpus": r.corpus, **r.model_dump(exclude={"corpus"}, exclude_defaults=True), "tags": r.tags} for r in records
+    )
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def make_task(
         "corpus": detail.corpus,
         "id": detail.id,
         "uid": detail.uid,
+        "task": detail.task,
         "instruction": detail.text,
         **{role: pictures.get(role, "") for role in _ROLES},
     }
@@ -83,7 +84,7 @@ def read_export(path: Path, *, taxonomy: Taxonomy) -> Iterator[GoldRecord]:
         try:
             data = task["data"]
             answers = [_answer(a["result"]) for a in task.get("annotations", []) if not a.get("was_cancelled")]
-            named = {key: str(data.get(key, "")) for key in ("corpus", "id", "uid")}
+            named = {key: str(data.get(key, "")) for key in ("corpus", "id", "uid", "task", "instruction")}
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place} is no Label Studio task: {type(error).__name__} {error}") from error
         if answers:

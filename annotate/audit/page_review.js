@@ -69,7 +69,8 @@ function goldLine(uid, verdict) {
   const disputed = new Set(verdict.disputed);
   return JSON.stringify({
     corpus: card ? card.corpus : REPORT.corpus, id: card ? card.id : "", uid, row: verdict.row, taxonomy: REPORT.taxonomy, run_hash: REPORT.run_hash,
-    tags: names(verdict.tags.filter((id) => !disputed.has(id))), disputed: names(verdict.disputed), mismatch: verdict.mismatch, by: "review",
+    tags: names(verdict.tags.filter((id) => !disputed.has(id))), disputed: names(verdict.disputed), mismatch: verdict.mismatch,
+    task: card ? card.task : "", instruction: card ? card.text : "", by: "review",
   });
 }
 
