@@ -92,6 +92,8 @@ class Evidence(BaseModel):
     """Share of the target that is plain."""
     target_border_plain: Measure
     """1 when the target's outer frame has one colour (cut-out or studio background), falling to 0."""
+    margin_filled: Measure
+    """Share of the frame that was a plain margin in the source and is filled in the target: outpainting."""
     skin_kept: Measure
     """Share of the common area with the colour of skin in both pictures and unchanged."""
     skin_source: Measure

@@ -1,36 +1,45 @@
 """Thumbnails and the small vectorised image operations that everything here is made of.
 
-Axes: H, W of a thumbnail whose long side is `GRID`; C = 3 colour channels. Values are float32 in 0..1.
+Axes: H, W of a thumbnail whose long side is `GRID`; C = 3 colour channels. Bytes are uint8; floats are float32 in 0..1.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 GRID = 128
 """Long side of the thumbnails that are compared; fixed, so that cost does not depend on the picture."""
 
 
-def thumbnail(picture_HWC: npt.NDArray[np.uint8], *, long_side: int) -> Image.Image:
-    """Area-averaged copy with the given long side.
+@dataclass(frozen=True, slots=True)
+class View:
+    """A thumbnail as colour planes and brightness."""
+
+    planes_CHW: Bytes
+    luma_HW: Floats
+
+
+def as_image(picture: Image.Image | Bytes) -> Image.Image:
+    """An RGB image.
 
     Raises:
-        ValueError: the array is not H x W x 3 uint8.
+        ValueError: the array is not H x W x 3 uint8, or the image is not RGB.
     """
-    if picture_HWC.ndim != 3 or picture_HWC.shape[2] != 3 or picture_HWC.dtype != np.uint8:
-        raise ValueError(f"expected an H x W x 3 uint8 picture, got {picture_HWC.shape} {picture_HWC.dtype}")
-    image = Image.fromarray(picture_HWC)
-    width, height = image.size
-    size = fit(width, height, long_side=long_side)
-    factor = max(1, min(width // size[0], height // size[1]))
-    if factor > 1:
-        image = image.reduce(factor)
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    if isinstance(picture, Image.Image):
+        if picture.mode != "RGB":
+            raise ValueError(f"expected an RGB picture, got mode {picture.mode}")
+        return picture
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"expected an H x W x 3 uint8 picture, got {picture.shape} {picture.dtype}")
+    return Image.fromarray(picture)
 
 
 def fit(width: int, height: int, *, long_side: int) -> tuple[int, int]:
@@ -39,36 +48,51 @@ def fit(width: int, height: int, *, long_side: int) -> tuple[int, int]:
     return max(8, round(width * scale)), max(8, round(height * scale))
 
 
-def to_float(image: Image.Image) -> Floats:
-    """C x H x W in 0..1."""
-    return np.ascontiguousarray(np.asarray(image, dtype=np.float32).transpose(2, 0, 1)) * np.float32(1 / 255)
+def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Area-averaged to exactly `size`."""
+    factor = min(image.width // size[0], image.height // size[1])
+    if factor > 1:
+        image = image.reduce(factor)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def luma(picture_CHW: Floats) -> Floats:
-    """Brightness, H x W."""
-    red, green, blue = picture_CHW
-    return red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
+def view(image: Image.Image) -> View:
+    """Planes and brightness of an image at its own size."""
+    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return View(planes, np.asarray(image.convert("L"), dtype=np.float32) * np.float32(1 / 255))
 
 
-def box(image_HW: Floats, *, wide: bool = False) -> Floats:
-    """Mean over 3 x 3 pixels, or 9 x 9 if `wide`; edges repeated."""
-    reach = 4 if wide else 1
-    out = np.pad(image_HW, reach, mode="edge")
-    for _ in range(2):
-        out = (out[:-2] + out[1:-1] + out[2:]).T
-    if wide:
-        for _ in range(2):
-            out = (out[:-6] + out[3:-3] + out[6:]).T
-    return out * np.float32(1 / 81 if wide else 1 / 9)
+def box(image_HW: Floats) -> Floats:
+    """Mean over 3 x 3 pixels, edges repeated."""
+    out = np.empty((image_HW.shape[0] + 2, image_HW.shape[1] + 2), dtype=np.float32)
+    out[1:-1, 1:-1] = image_HW
+    out[0, 1:-1], out[-1, 1:-1] = image_HW[0], image_HW[-1]
+    out[:, 0], out[:, -1] = out[:, 1], out[:, -2]
+    rows = out[:-2] + out[1:-1] + out[2:]
+    return np.multiply(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:], 1 / 9, dtype=np.float32)
 
 
-def envelope(picture_CHW: Floats) -> tuple[Floats, Floats]:
+def wide_box(image_HW: Floats) -> Floats:
+    """A smooth mean over about 7 x 7 pixels."""
+    return box(box(box(image_HW)))
+
+
+def halve(image_HW: Floats) -> Floats:
+    """Mean of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = image_HW.shape[0] // 2 * 2, image_HW.shape[1] // 2 * 2
+    rows = image_HW[0:height:2, :width] + image_HW[1:height:2, :width]
+    return np.multiply(rows[:, ::2] + rows[:, 1::2], 0.25, dtype=np.float32)
+
+
+def envelope(planes_CHW: Bytes) -> tuple[Bytes, Bytes]:
     """Smallest and largest value of each 3 x 3 neighbourhood."""
-    padded = np.pad(picture_CHW, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    low = np.minimum(np.minimum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
-    high = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
-    low = np.minimum(np.minimum(low[..., :-2], low[..., 1:-1]), low[..., 2:])
-    high = np.maximum(np.maximum(high[..., :-2], high[..., 1:-1]), high[..., 2:])
+    low, high = planes_CHW.copy(), planes_CHW.copy()
+    for extreme, out in ((np.minimum, low), (np.maximum, high)):
+        extreme(out[:, 1:], planes_CHW[:, :-1], out=out[:, 1:])
+        extreme(out[:, :-1], planes_CHW[:, 1:], out=out[:, :-1])
+        across = out.copy()
+        extreme(out[..., 1:], across[..., :-1], out=out[..., 1:])
+        extreme(out[..., :-1], across[..., 1:], out=out[..., :-1])
     return low, high
 
 
@@ -77,7 +101,10 @@ def edges(luma_HW: Floats) -> Floats:
     out = np.zeros_like(luma_HW)
     down = luma_HW[2:, 1:-1] - luma_HW[:-2, 1:-1]
     right = luma_HW[1:-1, 2:] - luma_HW[1:-1, :-2]
-    out[1:-1, 1:-1] = np.sqrt(down * down + right * right)
+    down *= down
+    right *= right
+    down += right
+    np.sqrt(down, out=out[1:-1, 1:-1])
     return out
 
 

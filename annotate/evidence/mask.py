@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from .grid import Floats, Mask, box, envelope
+from .grid import Bytes, Mask, box, envelope, wide_box
 
-_COLOR_SHIFT = 0.05
-"""Largest overall colour shift that counts as re-encoding by a model rather than as an edit."""
-_FLOOR, _CEILING = 0.07, 0.13
-"""Bounds of the difference that counts as change; between them it follows the picture's own noise."""
+_COLOR_SHIFT = 13
+"""Largest overall colour shift that counts as re-encoding by a model rather than as an edit, of 255."""
+_FLOOR, _CEILING = 17.5, 33.0
+"""Bounds of the difference that counts as change, of 255; between them it follows the picture's own noise."""
 
 
-def difference(source_CHW: Floats, target_CHW: Floats) -> Floats:
-    """Difference 0..1 per pixel, H x W, that a jitter of one pixel or a slight colour shift does not explain."""
-    shift_C = np.median((target_CHW[:, ::2, ::2] - source_CHW[:, ::2, ::2]).reshape(3, -1), axis=1)
-    target_CHW = target_CHW - np.clip(shift_C, -_COLOR_SHIFT, _COLOR_SHIFT).astype(np.float32)[:, None, None]
+def difference(source_CHW: Bytes, target_CHW: Bytes) -> Bytes:
+    """Difference per pixel (0 to 255), H x W, that a jitter of one pixel or a slight colour shift does not explain."""
+    sample = target_CHW[:, ::2, ::2].astype(np.int16) - source_CHW[:, ::2, ::2]
+    shift_C = np.clip(np.median(sample.reshape(3, -1), axis=1), -_COLOR_SHIFT, _COLOR_SHIFT).astype(np.int16)
+    if shift_C.any():
+        target_CHW = np.clip(target_CHW.astype(np.int16) - shift_C[:, None, None], 0, 255).astype(np.uint8)
     low_t, high_t = envelope(target_CHW)
     low_s, high_s = envelope(source_CHW)
-    unexplained = np.maximum(source_CHW - high_t, low_t - source_CHW)
-    np.maximum(unexplained, target_CHW - high_s, out=unexplained)
-    np.maximum(unexplained, low_s - target_CHW, out=unexplained)
-    return np.maximum(np.maximum(unexplained[0], unexplained[1]), np.maximum(unexplained[2], 0))
+    unexplained = np.maximum(source_CHW, high_t) - high_t
+    np.maximum(unexplained, low_t - np.minimum(source_CHW, low_t), out=unexplained)
+    np.maximum(unexplained, np.maximum(target_CHW, high_s) - high_s, out=unexplained)
+    np.maximum(unexplained, low_s - np.minimum(target_CHW, low_s), out=unexplained)
+    return np.maximum(np.maximum(unexplained[0], unexplained[1]), unexplained[2])
 
 
-def changed(difference_HW: Floats, valid_HW: Mask) -> Mask:
+def changed(difference_HW: Bytes, valid_HW: Mask) -> Mask:
     """Threshold that follows the noise floor, then keep what is dense and fill what is enclosed by it."""
     noise = float(np.median(difference_HW[::2, ::2]))
     threshold = min(max(_FLOOR, 2.5 * noise), _CEILING)
     near = box(((difference_HW > threshold) & valid_HW).astype(np.float32))
     dense = near > 0.5
-    filled = box(dense.astype(np.float32), wide=True) > 0.42
+    filled = wide_box(dense.astype(np.float32)) > 0.42
     return (dense | (filled & (near > 0.2))) & valid_HW
 
 

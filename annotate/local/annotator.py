@@ -18,8 +18,9 @@ from ...schema.warnings import warning
 from ..base import Labels, Prepared, Provenance
 from .contradictions import contradictions
 from .decide import choose
+from .fusion import Calibration, Joined, hear, join
 from .intents import KEEPS, SCOPES, TYPES
-from .model import Floats, Model, load, sigmoid, softmax
+from .model import Model, load
 from .record import Reading, features, read
 from .words import MAX_CHARS
 
@@ -64,6 +65,7 @@ class LocalAnnotator:
     def __init__(self, *, weights: Path | None = None, taxonomy: Taxonomy | None = None) -> None:
         path = weights or shipped_weights()
         self.model: Model = load(path)
+        self.calibration = Calibration.from_dict(self.model.calibration)
         self.taxonomy: Taxonomy = taxonomy or load_taxonomy(DEFAULT_TAXONOMY)
         missing = [name for name in (*SCOPES, *TYPES, *KEEPS, GENERATION) if name not in self.taxonomy.by_name]
         if missing:
@@ -91,18 +93,18 @@ class LocalAnnotator:
         reading = read(instruction)
         chances_UK = self.model.intents(reading.vectors)
         vector = features(reading, chances_UK, task=task, references=references)
-        scopes, types, keeps = self.model.heads(vector[None])
-        raw = self._by_id(task, softmax(scopes)[0], sigmoid(types)[0], sigmoid(keeps)[0])
-        return Opinion(raw, raw, reading)
+        heard = hear(self.model, vector, evidence if task == "edit" else None)
+        said, joined = join(heard, self.model, self.calibration, raw=True), join(heard, self.model, self.calibration)
+        return Opinion(self._by_id(task, said), self._by_id(task, joined), reading)
 
-    def _by_id(self, task: str, scopes: Floats, types: Floats, keeps: Floats) -> tuple[float, ...]:
+    def _by_id(self, task: str, joined: Joined) -> tuple[float, ...]:
         """Probabilities in tag order; a generation has one certain tag."""
         out = np.zeros(self.taxonomy.size, dtype=np.float64)
         generation = self.taxonomy.by_name[GENERATION].id
         if task == "generation":
             out[generation] = 1.0
             return tuple(out.tolist())
-        for names, values in ((SCOPES, scopes), (TYPES, types), (KEEPS, keeps)):
+        for names, values in ((SCOPES, joined.scopes), (TYPES, joined.types), (KEEPS, joined.keeps)):
             for name, value in zip(names, values, strict=True):
                 out[self.taxonomy.by_name[name].id] = float(value)
         return tuple(out.tolist())
@@ -120,7 +122,7 @@ class LocalAnnotator:
             tag_ids=tag_ids,
             tag_probs=tuple(round(p, 6) for p in opinion.calibrated),
             tag_probs_raw=tuple(round(p, 6) for p in opinion.raw),
-            calibration="none",
+            calibration="fusion@1",
             warnings=tuple(dict.fromkeys(warnings)),
         )
 

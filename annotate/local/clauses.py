@@ -29,7 +29,7 @@ def split(text: Sequence[Token]) -> list[list[Token]]:
         cut = token.text in _ENDS or (
             (token.text in _COMMAS or token.text in _JOINS or token.text in _CHINESE_JOINS)
             and (
-                _request_follows(text, i + 1)
+                (_asks(current) and _request_follows(text, i + 1))
                 or (token.text == "," and bool(current) and current[-1].text[0] >= "\u3400")
             )
         )
@@ -45,6 +45,11 @@ def split(text: Sequence[Token]) -> list[list[Token]]:
     if len(clauses) > MAX_CLAUSES:
         clauses = [*clauses[: MAX_CLAUSES - 4], *clauses[-4:]]
     return clauses
+
+
+def _asks(clause: Sequence[Token]) -> bool:
+    """Whether the words so far can stand alone: "to the left of the man" cannot."""
+    return any(token.kind.startswith("v_") or token.text[0] >= "\u3400" for token in clause)
 
 
 def _request_follows(text: Sequence[Token], start: int) -> bool:

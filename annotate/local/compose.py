@@ -97,7 +97,7 @@ _WHOLE = (
     "bg_blur",
     "bg_remove",
 )
-_PERSONAL = ("body", "hair", "makeup", "age", "expression", "pose", "wear", "garment", "body")
+_PERSONAL: tuple[str, ...] = ("body", "hair", "makeup", "age", "expression", "pose", "wear", "garment", "body")
 _OWNERS = {
     "en": (("him", "his"), ("her", "her"), ("me", "my"), ("the woman", "the woman's"), ("the man", "his")),
     "zh": (("他", "他"), ("她", "她"), ("我", "我")),
@@ -168,7 +168,7 @@ def _same_thing(book: Phrasebook, rng: random.Random, fold: int) -> Example:
 def _same_person(book: Phrasebook, rng: random.Random, fold: int) -> Example:
     """Two edits of one person: one place."""
     owned = book.owned(*rng.choice(_OWNERS[book.language]))
-    asked = rng.sample(_PERSONAL, rng.choice((2, 2, 3)))
+    asked: list[str] = rng.sample(_PERSONAL, rng.choice((2, 2, 3)))
     text = _joined([_draw(owned, name, rng, fold) for name in asked], book.language, rng)
     return _example(text, asked, (), rng, fold=fold, intent=False, same_thing=True)
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
 from ...schema.errors import ConfigError
+from ...schema.evidence import Evidence
+from ..evidence import measure
 from .compose import Example
 from .intents import KEEPS, TYPES, Intent, intents
 
@@ -73,3 +80,54 @@ def _allows(label: dict[str, object], intent: Intent) -> bool:
         return False
     main = {tag for tag, chance in intent.types.items() if chance >= 0.5}
     return not isinstance(types, list) or bool(main & set(types))
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """One record with its full tag set, for testing and calibration, never for training."""
+
+    record: dict[str, object]
+    folder: Path
+    tags: frozenset[str]
+    disputed: frozenset[str]
+
+    @property
+    def references(self) -> int:
+        """How many reference pictures it has."""
+        references = self.record.get("references")
+        return len(references) if isinstance(references, list) else 0
+
+    def evidence(self) -> Evidence | None:
+        """Measured from its pictures; None where one is missing."""
+        names = [self.record.get("source"), self.record.get("target")]
+        if self.record.get("task") != "edit" or not all(names):
+            return None
+        source, target = (_pixels(self.folder / str(name)) for name in names)
+        return measure(source, target)
+
+
+def read_gold(root: Path) -> list[Gold]:
+    """The records of gold-pairs under `root`; empty where there is none."""
+    path = root / "gold-pairs" / "gold.jsonl"
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    records = {
+        (name, record["id"]): record
+        for name in sorted({row["set"] for row in rows})
+        for record in map(json.loads, (root / name / "manifest.jsonl").read_text("utf-8").splitlines())
+    }
+    return [
+        Gold(
+            records[row["set"], row["id"]],
+            root / row["set"],
+            frozenset(row["tags"]),
+            frozenset(row.get("disputed") or ()),
+        )
+        for row in rows
+    ]
+
+
+def _pixels(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -13,12 +13,16 @@ from ...schema.errors import ConfigError
 from ...shards.console import print_json, say
 from .annotator import shipped_weights
 from .compose import FOLDS, Example, several, singles
-from .corpora import read_lists
+from .corpora import read_gold, read_lists
+from .fusion import Calibration
 from .intents import KEEPS, LOCAL, SCOPES, TYPES, combined_keeps, intents
 from .model import Floats, Model, save
+from .pixels import OUTPUTS, PIXEL_FEATURES
 from .record import NAMES, Reading, features, read
 
 try:
+    from .fit_fusion import fit_fusion, judge
+    from .fit_pixels import fit_pixels
     from .stages import FirstStage, fit_choice, fit_first, fit_flag
 except ImportError as error:
     raise ConfigError(f"fitting needs scikit-learn ({error}): pip install 'tagmoe[fit]'") from error
@@ -65,8 +69,23 @@ def fit(corpora_root: Path | None, *, out: Path, recipe: Recipe | None = None) -
     recipe = recipe or Recipe()
     lists = read_lists(corpora_root) if corpora_root is not None else []
     model, resolved, counts = train([*compose(recipe), *lists], recipe)
+    if corpora_root is not None:
+        model = complete(model, corpora_root, recipe)
     digest = save(model, out)
     return FitReport(str(out), digest, out.stat().st_size, counts, len(model.ids_V), resolved)
+
+
+def complete(model: Model, root: Path, recipe: Recipe) -> Model:
+    """Add the pixel model (photos under `root`) and the calibration (gold records under `root`) to a text model."""
+    pixels = fit_pixels(root, seed=recipe.seed)
+    if pixels is not None:
+        coef, bias, pairs = pixels
+        model = replace(model, pixel_FO=coef, pixel_bias_O=bias, about={**model.about, "made_pairs": pairs})
+    gold = read_gold(root)
+    if not gold:
+        return model
+    calibration = fit_fusion(model, judge(model, gold))
+    return replace(model, calibration=calibration.to_dict(), about={**model.about, "calibrated_on": len(gold)})
 
 
 def compose(recipe: Recipe) -> list[Example]:
@@ -94,20 +113,31 @@ def train(examples: Sequence[Example], recipe: Recipe) -> tuple[Model, dict[str,
             for i in range(len(examples)):
                 if fold[i] == held:
                     chances[i] = first.predict(readings[i].vectors)
-        head, head_bias = _heads(examples, readings, chances, recipe)
+        head, head_bias, link = _heads(examples, readings, chances, recipe)
         first = _first(examples, readings, range(len(examples)), recipe)
     codes, scale = quantise(first.coef_VK)
     counts = dict(sorted(Counter(example.group for example in examples).items()))
     model = Model(
-        first.ids_V, codes, scale, first.bias_K, head, head_bias, {}, {"examples": counts, "seed": recipe.seed}
+        ids_V=first.ids_V,
+        codes_VK=codes,
+        scale_K=scale,
+        bias_K=first.bias_K,
+        head_DO=head,
+        head_bias_O=head_bias,
+        link_TK=link,
+        pixel_FO=np.zeros((PIXEL_FEATURES, OUTPUTS), dtype=np.float32),
+        pixel_bias_O=np.zeros(OUTPUTS, dtype=np.float32),
+        calibration=Calibration().to_dict(),
+        about={"examples": counts, "seed": recipe.seed},
     )
     return model, resolved, counts
 
 
 def quantise(coef_VK: Floats) -> tuple[np.ndarray, Floats]:
-    """Eight-bit codes and one scale per intent."""
-    scale = np.maximum(np.abs(coef_VK).max(axis=0) / 127, 1e-9).astype(np.float32)
-    return np.round(coef_VK / scale).astype(np.int8), scale
+    """Eight-bit codes of the square root (small weights matter: there are many) and one scale per intent."""
+    scale = np.maximum(np.abs(coef_VK).max(axis=0), 1e-9).astype(np.float32)
+    roots = np.sign(coef_VK) * np.sqrt(np.abs(coef_VK) / scale)
+    return np.round(roots * 127).astype(np.int8), scale
 
 
 def _fold(group: str) -> int:
@@ -164,7 +194,8 @@ def _resolve(
 
 def _heads(
     examples: Sequence[Example], readings: Sequence[Reading], chances: Sequence[Floats], recipe: Recipe
-) -> tuple[Floats, Floats]:
+) -> tuple[Floats, Floats, Floats]:
+    """Coefficients and biases of the second stage, and how preservation follows scope and types."""
     used = [i for i, example in enumerate(examples) if example.scope is not None]
     matrix = np.stack(
         [features(readings[i], chances[i], task=examples[i].task, references=examples[i].references) for i in used]
@@ -194,7 +225,18 @@ def _heads(
             coef.append(flag[:, None])
             bias.append(np.array([offset], dtype=np.float32))
     head = np.concatenate(coef, axis=1) / spread[:, None]
-    return head.astype(np.float32), (np.concatenate(bias) - center @ head).astype(np.float32)
+    one_hot = np.eye(len(SCOPES), dtype=np.float32)[scopes]
+    types = np.array([examples[i].types for i in used], dtype=np.float32)
+    keeps = np.array([examples[i].keeps for i in used], dtype=np.float32)
+    link = _linked(np.concatenate([one_hot, types], axis=1), keeps, weights)
+    return head.astype(np.float32), (np.concatenate(bias) - center @ head).astype(np.float32), link
+
+
+def _linked(tags_NT: Floats, keeps_NK: Floats, weights_N: Floats) -> Floats:
+    """Weighted ridge regression of the preservation tags on scope and types."""
+    weighted = tags_NT * weights_N[:, None]
+    gram = tags_NT.T @ weighted + np.eye(tags_NT.shape[1], dtype=np.float32)
+    return np.linalg.solve(gram, weighted.T @ keeps_NK).astype(np.float32)
 
 
 def fit_command(corpora: Path, *, out: Path | None = None, json: bool = False) -> None:

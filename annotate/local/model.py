@@ -16,13 +16,14 @@ from .intents import KEEPS, SCOPES, TYPES
 from .record import FEATURE_COUNT, NAMES, Floats, Sparse
 
 FORMAT = 1
+_ARRAYS = ("ids", "codes", "scale", "bias", "head", "head_bias", "link", "pixel", "pixel_bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """Weights of both stages.
 
-    V hashed features, K intents, D features of the second stage, O = scopes + types + preservation tags.
+    V hashed features, K intents, D features of the second stage, O its outputs: scopes, types, preservation tags.
     """
 
     ids_V: npt.NDArray[np.uint32]
@@ -31,7 +32,12 @@ class Model:
     bias_K: Floats
     head_DO: Floats
     head_bias_O: Floats
-    calibration: dict[str, list[float]]
+    link_TK: Floats
+    """How each preservation tag moves with each scope and type, [scopes + types, preservation tags]."""
+    pixel_FO: Floats
+    """Pixel model, [pixel features, scopes and types that pixels tell apart]; zero when fitted without photos."""
+    pixel_bias_O: Floats
+    calibration: dict[str, float]
     about: dict[str, object]
 
     def intents(self, units: Sequence[Sparse]) -> Floats:
@@ -42,7 +48,8 @@ class Model:
             at[at == len(self.ids_V)] = 0
             known = self.ids_V[at] == ids
             if known.any():
-                logits[i] += (values[known] @ self.codes_VK[at[known]].astype(np.float32)) * self.scale_K
+                codes = self.codes_VK[at[known]].astype(np.float32)
+                logits[i] += (values[known] @ (codes * np.abs(codes))) * (self.scale_K / 127**2)
         return softmax(logits)
 
     def heads(self, features_ND: Floats) -> tuple[Floats, Floats, Floats]:
@@ -72,6 +79,9 @@ def save(model: Model, path: Path) -> str:
         "bias": model.bias_K.astype(np.float32),
         "head": model.head_DO.astype(np.float32),
         "head_bias": model.head_bias_O.astype(np.float32),
+        "link": model.link_TK.astype(np.float32),
+        "pixel": model.pixel_FO.astype(np.float32),
+        "pixel_bias": model.pixel_bias_O.astype(np.float32),
     }
     header = {
         "format": FORMAT,
@@ -95,7 +105,7 @@ def load(path: Path) -> Model:
     try:
         with np.load(path, allow_pickle=False) as data:
             header = json.loads(data["header"].tobytes())
-            arrays = {name: data[name] for name in ("ids", "codes", "scale", "bias", "head", "head_bias")}
+            arrays = {name: data[name] for name in _ARRAYS}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} is not a model of the local annotator ({error}): refit with `tagmoe fit-local`"
@@ -116,6 +126,9 @@ def load(path: Path) -> Model:
         bias_K=arrays["bias"],
         head_DO=arrays["head"],
         head_bias_O=arrays["head_bias"],
+        link_TK=arrays["link"],
+        pixel_FO=arrays["pixel"],
+        pixel_bias_O=arrays["pixel_bias"],
         calibration=header["calibration"],
         about=header["about"],
     )

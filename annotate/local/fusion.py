@@ -1,0 +1,100 @@
+"""Join what the text says with what the pixels say, and turn the result into calibrated probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from ...schema.evidence import Evidence
+from .intents import KEEPS, SCOPES, TYPES
+from .model import Floats, Model, sigmoid, softmax
+from .pixels import SEEN_SCOPES, SEEN_TYPES, pixel_features
+
+_BOUND = 3.0
+"""Most that pixels may add to a log-odds before weighting: they inform, they do not overrule."""
+_FACE = KEEPS.index("face preservation")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How much the pixels count and how sure the text really is; fitted by `fit_fusion`."""
+
+    scope_temperature: float = 1.0
+    scope_pixels: float = 0.4
+    type_temperature: float = 1.0
+    type_bias: float = 0.0
+    type_pixels: float = 0.3
+    keep_temperature: float = 1.0
+    keep_bias: float = 0.0
+    face_bias: float = 0.0
+    face_skin: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, float]) -> Calibration:
+        """From the model file's header; unknown names are an error."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, float]:
+        """For the model file's header."""
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Parameters in order."""
+        return tuple(field.name for field in fields(cls))
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The text's logits for one record, and the pixels' log ratios where there are pixels."""
+
+    scopes: Floats
+    types: Floats
+    keeps: Floats
+    pixel_scopes: Floats | None
+    pixel_types: Floats | None
+    skin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """P(tag) of each tier."""
+
+    scopes: Floats
+    types: Floats
+    keeps: Floats
+
+
+def hear(model: Model, features_D: Floats, evidence: Evidence | None) -> Heard:
+    """Evaluate both models on one record."""
+    scopes, types, keeps = (tier[0] for tier in model.heads(features_D[None]))
+    if evidence is None or not model.pixel_FO.any():
+        return Heard(scopes, types, keeps, None, None, 0.0)
+    seen = np.clip(pixel_features(evidence) @ model.pixel_FO + model.pixel_bias_O, -8, 8)
+    cut = len(SEEN_SCOPES)
+    ratios = np.log(softmax(seen[:cut]) * cut)
+    pixel_scopes = np.zeros(len(SCOPES), dtype=np.float32)
+    pixel_scopes[[SCOPES.index(name) for name in SEEN_SCOPES]] = np.clip(ratios, -_BOUND, _BOUND)
+    pixel_types = np.zeros(len(TYPES), dtype=np.float32)
+    pixel_types[[TYPES.index(name) for name in SEEN_TYPES]] = np.clip(seen[cut:], -_BOUND, _BOUND)
+    skin = float(np.clip(np.log(evidence.skin_kept + 0.01) - np.log(0.06), -2, 2))
+    return Heard(scopes, types, keeps, pixel_scopes, pixel_types, skin)
+
+
+def join(heard: Heard, model: Model, calibration: Calibration, *, raw: bool = False) -> Joined:
+    """Combine and calibrate; `raw` gives the text's own uncalibrated probabilities."""
+    text_scopes, text_types = softmax(heard.scopes), sigmoid(heard.types)
+    if raw:
+        return Joined(text_scopes, text_types, sigmoid(heard.keeps))
+    scope_logits = heard.scopes / calibration.scope_temperature
+    type_logits = heard.types / calibration.type_temperature + calibration.type_bias
+    if heard.pixel_scopes is not None and heard.pixel_types is not None:
+        scope_logits = scope_logits + calibration.scope_pixels * heard.pixel_scopes
+        type_logits = type_logits + calibration.type_pixels * heard.pixel_types
+    scopes, types = softmax(scope_logits), sigmoid(type_logits)
+    moved = np.concatenate([scopes - text_scopes, types - text_types]) @ model.link_TK
+    keep_chance = np.clip(sigmoid(heard.keeps) + moved, 0.01, 0.99)
+    keep_logits = np.log(keep_chance / (1 - keep_chance)) / calibration.keep_temperature + calibration.keep_bias
+    keep_logits[_FACE] += calibration.face_bias + calibration.face_skin * heard.skin
+    return Joined(scopes, types, sigmoid(np.asarray(keep_logits, dtype=np.float32)))
