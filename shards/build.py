@@ -149,8 +149,8 @@ class _Build:
 
     def _name(self, number: int) -> tuple[int, str]:
         at = slice(number, number + 1)
-        annotation = next(read_rows(self.parts, part=self.scan.part[at], offset=self.scan.offset[at]))
-        return annotation.row, annotation.id
+        row = next(read_rows(self.parts, part=self.scan.part[at], offset=self.scan.offset[at]))
+        return row["row"], row["id"]
 
     def _finish(self, job: Job, shards: Sequence[ShardPlan], *, written: int, reused: int) -> BuildResult:
         notes = [read_note(self.out, shard.name, plan=job.plan) for shard in shards]
@@ -292,14 +292,14 @@ def _mean_bytes(scan: Scan, job: Job, *, numbers: I64, signature: str) -> float:
     """Mean stored size of evenly spaced records; the mean is the same wherever and how often it is asked."""
     chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(_PROBES, len(numbers))).astype(np.int64))]
     sizes: list[int] = []
-    for annotation in read_rows(job.parts, part=scan.part[chosen], offset=scan.offset[chosen]):
+    for row in read_rows(job.parts, part=scan.part[chosen], offset=scan.offset[chosen]):
         try:
             _, files = pack(
-                annotation,
+                row,
                 read=job.corpus.read_image,
                 config=job.config,
                 split="train",
-                group=annotation.uid,
+                group=row["uid"],
                 signature=signature,
                 limits=job.corpus.spec.limits,
             )

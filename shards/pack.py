@@ -1,14 +1,16 @@
-"""One annotation becomes one sample: its pictures' bytes, checked against what annotate saw, and KEY.json."""
+"""One record of a run becomes one sample: its pictures' bytes, checked against what annotate saw, and KEY.json."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections.abc import Callable
+from typing import cast
 
 from PIL import Image
+from pydantic import JsonValue
 
-from ..schema import Annotation, ImageInfo, ImageRef, Limits, Reject
+from ..schema import ImageRef, Limits, Reject
 from ..schema.arrow import dump_json
 from ..schema.configs.shards import BuildConfig
 from ..schema.reasons import Reason
@@ -16,6 +18,7 @@ from ..schema.shards import MAX_JSON_BYTES, ShardRecord
 from .buckets import assign_bucket, bucket_name
 from .corpus import ImageRejected, open_image
 from .layout import EXTENSIONS
+from .rows import ImageRow, RunRow
 
 ReadImage = Callable[[ImageRef], bytes]
 
@@ -31,7 +34,7 @@ class Dropped(Exception):
 
 
 def pack(
-    annotation: Annotation,
+    row: RunRow,
     *,
     read: ReadImage,
     config: BuildConfig,
@@ -47,79 +50,80 @@ def pack(
     """
     files: dict[str, bytes] = {}
     size = (0, 0)
-    for image in annotation.images:
-        data, stored_size = _stored(annotation, image, read=read, config=config, limits=limits)
-        extension = config.format or EXTENSIONS[image.format.lower()]
-        files[f"{image.role}.{extension}"] = data
-        if image.role == "target":
+    for image in row["images"]:
+        data, stored_size = _stored(row, image, read=read, config=config, limits=limits)
+        extension = config.format or EXTENSIONS[image["format"].lower()]
+        files[f"{image['role']}.{extension}"] = data
+        if image["role"] == "target":
             size = stored_size
     bucket = bucket_name(config.buckets[assign_bucket(size, buckets=config.buckets)])
-    record = make_record(annotation, split=split, group=group, signature=signature, bucket=bucket, size=size)
+    record = make_record(row, split=split, group=group, signature=signature, bucket=bucket, size=size)
     text = record.model_dump_json().encode()
     if len(text) > MAX_JSON_BYTES:
-        raise _dropped(annotation, "bad_record", f"its JSON has {len(text)} bytes (at most {MAX_JSON_BYTES})")
+        raise _dropped(row, "bad_record", f"its JSON has {len(text)} bytes (at most {MAX_JSON_BYTES})")
     return record, {"json": text, **files}
 
 
 def make_record(
-    annotation: Annotation, *, split: str, group: str, signature: str, bucket: str, size: tuple[int, int]
+    row: RunRow, *, split: str, group: str, signature: str, bucket: str, size: tuple[int, int]
 ) -> ShardRecord:
-    """KEY.json of one annotation; `size` is width and height of the stored target."""
-    names = [annotation.scope, *annotation.types, *annotation.preservation]
-    confidence = annotation.confidence
+    """KEY.json of one record; `size` is width and height of the stored target."""
+    known = [p for p in row["tag_probs"] if p is not None]
     return ShardRecord(
-        uid=annotation.uid,
-        id=annotation.id,
-        corpus=annotation.corpus,
-        row=annotation.row,
-        task=annotation.task,
-        instruction=annotation.instruction,
+        uid=row["uid"],
+        id=row["id"],
+        corpus=row["corpus"],
+        row=row["row"],
+        task=row["task"],
+        instruction=row["instruction"],
         split=split,
         group=group,
         signature=signature,
         bucket=bucket,
         width=size[0],
         height=size[1],
-        scope=annotation.scope,
-        types=",".join(annotation.types),
-        preservation=",".join(annotation.preservation),
-        tags=",".join(names),
-        tag_ids=list(annotation.tag_ids),
-        tag_probs=",".join("" if p is None else f"{p:.4f}" for p in annotation.tag_probs),
-        confidence=-1.0 if confidence is None else round(confidence, 4),
-        calibration=annotation.calibration,
-        annotator=annotation.annotator,
-        model=annotation.model,
-        model_revision=annotation.model_revision,
-        prompt_version=annotation.prompt_version,
-        taxonomy=annotation.taxonomy,
-        warnings=",".join(annotation.warnings),
-        reasons=dump_json(list(annotation.reasons)),
-        images=dump_json([image.model_dump() for image in annotation.images]),
-        evidence=dump_json(annotation.evidence.model_dump() if annotation.evidence else {}),
-        extra=dump_json(annotation.extra),
+        scope=row["scope"],
+        types=",".join(row["types"]),
+        preservation=",".join(row["preservation"]),
+        tags=",".join([row["scope"], *row["types"], *row["preservation"]]),
+        tag_ids=row["tag_ids"],
+        tag_probs=",".join(["" if p is None else f"{p:.4f}" for p in row["tag_probs"]]),
+        confidence=round(min(max(p, 1 - p) for p in known), 4) if known else -1.0,
+        calibration=row["calibration"],
+        annotator=row["annotator"],
+        model=row["model"],
+        model_revision=row["model_revision"],
+        prompt_version=row["prompt_version"],
+        taxonomy=row["taxonomy"],
+        warnings=",".join(row["warnings"]),
+        reasons=dump_json(list[JsonValue](row["reasons"])),
+        images=dump_json([cast("dict[str, JsonValue]", image) for image in row["images"]]),
+        evidence=dump_json({k: None if v is None else round(v, 6) for k, v in (row["evidence"] or {}).items()}),
+        extra=row["extra"],
     )
 
 
 def _stored(
-    annotation: Annotation, image: ImageInfo, *, read: ReadImage, config: BuildConfig, limits: Limits
+    row: RunRow, image: ImageRow, *, read: ReadImage, config: BuildConfig, limits: Limits
 ) -> tuple[bytes, tuple[int, int]]:
     """Bytes to store of one picture, with width and height."""
-    reference = ImageRef.model_validate(image.model_dump(include=set(ImageRef.model_fields)))
+    place = ImageRef(
+        role=image["role"], uri=image["uri"], member=image["member"], row=image["row"], column=image["column"]
+    )
     try:
-        data = read(reference)
+        data = read(place)
     except ImageRejected as error:
-        raise _dropped(annotation, "image_missing", f"{image.role}: {error.detail}") from error
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise _dropped(annotation, "image_changed", f"{image.role} {image.uri} changed since annotate read it")
-    extension = EXTENSIONS[image.format.lower()]
-    longest = max(image.width, image.height)
+        raise _dropped(row, "image_missing", f"{place.role}: {error.detail}") from error
+    if hashlib.sha256(data).hexdigest() != image["sha256"]:
+        raise _dropped(row, "image_changed", f"{place.role} {place.uri} changed since annotate read it")
+    extension = EXTENSIONS[image["format"].lower()]
+    longest = max(image["width"], image["height"])
     if config.format in (None, extension) and (config.max_side is None or longest <= config.max_side):
-        return data, (image.width, image.height)
+        return data, (image["width"], image["height"])
     try:
         return encode(data, extension=config.format or extension, config=config, limits=limits)
     except ImageRejected as error:
-        raise _dropped(annotation, error.reason, f"{image.role}: {error.detail}") from error
+        raise _dropped(row, error.reason, f"{place.role}: {error.detail}") from error
 
 
 def encode(
@@ -135,5 +139,5 @@ def encode(
     return out.getvalue(), picture.size
 
 
-def _dropped(annotation: Annotation, reason: Reason, detail: str) -> Dropped:
-    return Dropped(Reject(row=annotation.row, id=annotation.id, stage="shard", reason=reason, detail=detail))
+def _dropped(row: RunRow, reason: Reason, detail: str) -> Dropped:
+    return Dropped(Reject(row=row["row"], id=row["id"], stage="shard", reason=reason, detail=detail))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from pydantic import JsonValue, ValidationError
 
@@ -72,11 +73,11 @@ def write_shard(
     path = tar_path(root, shard.name)
     with atomic_file(path) as stream:
         tar = ShardTar(stream)
-        annotations = read_rows(parts, part=shard.part, offset=shard.offset)
-        for annotation, group in zip(annotations, shard.group.tolist(), strict=True):
+        found = read_rows(parts, part=shard.part, offset=shard.offset)
+        for row, group in zip(found, shard.group.tolist(), strict=True):
             try:
                 record, files = pack(
-                    annotation,
+                    row,
                     read=read,
                     config=config,
                     split=shard.split,
@@ -89,7 +90,7 @@ def write_shard(
                 continue
             span = tar.add(record.uid, files=files)
             tags.update(record.tags.split(","))
-            licences[licence_of(annotation.extra)] += 1
+            licences[licence_of(row["extra"])] += 1
             rows.append(index_row(record, span=span, bodies=[files[member.suffix] for member in span.members]))
         size, sha256 = tar.close()
     info: ShardInfo | None = None
@@ -117,10 +118,13 @@ def write_shard(
     return note
 
 
-def licence_of(extra: Mapping[str, JsonValue]) -> str:
-    """The licence that a record's corpus states for it."""
+def licence_of(extra: str) -> str:
+    """The licence that a record's corpus states for it in its extra fields (JSON)."""
+    if "licen" not in extra.lower() and "rights" not in extra:
+        return "not stated"
+    fields = cast("dict[str, JsonValue]", json.loads(extra))
     for name in ("license", "licence", "License", "rights"):
-        value = extra.get(name)
+        value = fields.get(name)
         if isinstance(value, str) and value.strip():
             return value.strip()[:200]
     return "not stated"
