@@ -78,9 +78,14 @@ def make_record(row: int, tags: Sequence[str] = LOCAL_RECOLOR, **known: Any) -> 
 
 
 def write_run(
-    root: Path, records: Sequence[Annotation], rejects: Sequence[Reject] = (), *, corpus: Path | None = None
+    root: Path,
+    records: Sequence[Annotation],
+    rejects: Sequence[Reject] = (),
+    *,
+    corpus: Path | None = None,
+    **known: Any,
 ) -> Path:
-    """Write a complete run of `records` and `rejects`."""
+    """Write a complete run of `records` and `rejects`; `known` fields of run.json replace the usual ones."""
     parts = []
     highest = max([r.row for r in (*records, *rejects)], default=0)
     for part in range(highest // PART_ROWS + 1):
@@ -97,7 +102,7 @@ def write_run(
         corpus=CorpusSpec(uri=str(corpus or root / "no-corpus")), corpus_name="made", fingerprint="0" * 64,
         rows=len(records) + len(rejects), parts=parts,
     )  # fmt: skip
-    save_run_info(root, info)
+    save_run_info(root, info.model_copy(update=known))
     return root
 
 

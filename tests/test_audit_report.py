@@ -207,6 +207,55 @@ def test_what_cannot_be_audited_is_said_in_one_line(app: typer.Typer, tmp_path: 
     assert not (tmp_path / "r").exists(), "nothing is written before the input is known to be good"
 
 
+OWN_TAGS = """
+name = "mood"
+version = 3
+[[tags]]
+id = 1
+name = "calm"
+tier = "scope"
+definition = "Nothing moves."
+[[tags]]
+id = 4
+name = "wild"
+tier = "scope"
+definition = "Everything moves."
+[[tags]]
+id = 9
+name = "bright & <loud>"
+tier = "type"
+definition = "Much light."
+[[rules]]
+name = "one_scope"
+kind = "exactly_one"
+tier = "scope"
+text = "Choose one."
+"""
+
+
+def test_a_taxonomy_of_ones_own_is_audited_too(app: typer.Typer, tmp_path: Path):
+    """Gaps in the ids, no tag that the built-in queues know, and an embedded annotator that cannot help."""
+    (tmp_path / "mood.toml").write_text(OWN_TAGS, "utf-8")
+    ids = [(1,), (4,), (1, 9), (1, 4)]
+    tags = {
+        "tag_probs": (None, 0.9, None, None, 0.1, None, None, None, None, 0.2),
+        "taxonomy": "mood@3",
+        "warnings": (),
+    }
+    records = [make_record(i).model_copy(update={**tags, "tag_ids": ids[i % 4]}) for i in range(24)]
+    run = write_run(tmp_path / "run", records, taxonomy=str(tmp_path / "mood.toml"))
+    (tmp_path / "gold.jsonl").write_text(json.dumps({"id": "r1", "tags": ["wild"]}) + "\n", "utf-8")
+    output = run_cli(
+        app, "audit", run, "--out", tmp_path / "r", "--gold", tmp_path / "gold.jsonl", "--set", "bootstrap=100", code=1
+    )
+    assert "broken rules is 6 (24 records), wanted at most 0" in output
+    report = load_report(tmp_path / "r")
+    assert [(tag.id, tag.count) for tag in report.tags] == [(1, 18), (4, 12), (9, 6)]
+    assert report.pairs == [[18, 6, 6], [6, 12, 0], [6, 0, 6]]
+    assert report.gold is not None
+    assert report.gold.scope_accuracy.value == 1
+
+
 def test_page_and_queues_are_capped(app: typer.Typer, tmp_path: Path):
     run = write_run(tmp_path / "run", [make_record(i) for i in range(80)])
     caps = ("cards_per_queue=3", "sample_cards=10", "max_cards=16", "queue_length=7")

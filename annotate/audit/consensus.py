@@ -22,6 +22,8 @@ _MOST_TRAINED = 40_000
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _FLOOR = 0.01
+_CONSTANT = 1e-3
+"""Ridge on the constant: practically none."""
 
 
 class Features:
@@ -58,25 +60,48 @@ def predict_tags(columns: Columns, texts: TextVectors, *, seed: int) -> Floats:
     size = len(columns)
     if size < 2 * _FOLDS:
         return np.full(columns.tags.shape, np.nan, np.float32)
-    rng = np.random.default_rng(seed)
-    fold = rng.integers(0, _FOLDS, size)
-    trained = np.sort(rng.permutation(size)[:_MOST_TRAINED])
+    fold = np.random.default_rng(seed).integers(0, _FOLDS, size)
     features = Features(columns, texts)
-    grams, moments = _accumulate(features, columns.tags, fold, trained)
-    best: tuple[float, Floats] | None = None
-    sample = trained[: 4 * _BATCH]
-    for strength in _STRENGTHS:
-        weights = _solve(grams, moments, strength)
-        guess = _apply(features, weights, fold, sample)
-        error = float(((guess - columns.tags[sample]) ** 2).mean())
-        if best is None or error < best[0]:
-            best = (error, weights)
-    assert best is not None
-    chances = _apply(features, best[1], fold, np.arange(size))
-    chances = np.clip(chances, _FLOOR, 1 - _FLOOR)
+    predict = by_kernel if size <= features.size else by_weights
+    chances = np.clip(predict(features, columns.tags, fold, seed=seed), _FLOOR, 1 - _FLOOR)
     scope = [tag.id for tag in columns.taxonomy.tier("scope")]
     chances[:, scope] /= chances[:, scope].sum(axis=1, keepdims=True)
     return chances
+
+
+def by_kernel(features: Features, tags: NDArray[np.bool_], fold: NDArray[np.int64], *, seed: int) -> Floats:
+    """The regression solved among the records: cheap for few of them. `seed` has no part in it."""
+    rows = features.rows(np.arange(len(tags)))[:, :-1].astype(np.float64)
+    gram = rows @ rows.T
+    best: tuple[float, Floats] | None = None
+    for strength in _STRENGTHS:
+        kernel = gram / strength + 1 / _CONSTANT
+        guess = np.empty(tags.shape, np.float32)
+        for part in range(_FOLDS):
+            mine, others = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+            inner = kernel[np.ix_(others, others)] + np.eye(len(others))
+            guess[mine] = kernel[np.ix_(mine, others)] @ np.linalg.solve(inner, tags[others].astype(np.float64))
+        best = _better(best, float(((guess - tags) ** 2).mean()), guess)
+    assert best is not None
+    return best[1]
+
+
+def by_weights(features: Features, tags: NDArray[np.bool_], fold: NDArray[np.int64], *, seed: int) -> Floats:
+    """The regression solved among the features, from Gram matrices summed over batches: flat memory for many records."""
+    trained = np.sort(np.random.default_rng(seed).permutation(len(tags))[:_MOST_TRAINED])
+    grams, moments = _accumulate(features, tags, fold, trained)
+    sample = trained[: 4 * _BATCH]
+    best: tuple[float, Floats] | None = None
+    for strength in _STRENGTHS:
+        weights = _solve(grams, moments, strength)
+        guess = _apply(features, weights, fold, sample)
+        best = _better(best, float(((guess - tags[sample]) ** 2).mean()), weights)
+    assert best is not None
+    return _apply(features, best[1], fold, np.arange(len(tags)))
+
+
+def _better(best: tuple[float, Floats] | None, error: float, found: Floats) -> tuple[float, Floats]:
+    return (error, found) if best is None or error < best[0] else best
 
 
 def _accumulate(
@@ -97,7 +122,7 @@ def _accumulate(
 def _solve(grams: NDArray[np.float64], moments: NDArray[np.float64], strength: float) -> Floats:
     """[folds, size, K], weights fitted without each fold."""
     penalty = np.full(grams.shape[1], strength)
-    penalty[-1] = 1e-3
+    penalty[-1] = _CONSTANT
     whole, target = grams.sum(axis=0), moments.sum(axis=0)
     solved = [np.linalg.solve(whole - grams[part] + np.diag(penalty), target - moments[part]) for part in range(_FOLDS)]
     return np.stack(solved).astype(np.float32)

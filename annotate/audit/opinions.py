@@ -38,7 +38,7 @@ def gather_opinions(run: Run, columns: Columns, texts: TextVectors, *, config: A
     the consensus finds most surprising and about a random draw. For a run that it made itself it has no second opinion.
     """
     consensus = predict_tags(columns, texts, seed=config.seed)
-    asked = _choose(columns, consensus, config=config)
+    asked = choose_readings(columns, consensus, config=config)
     reading = read_records(run, columns, asked) if len(asked) else None
     own_work = run.info.annotator.startswith("local@")
     opinions = [consensus] if reading is None or own_work else [consensus, reading.tags]
@@ -51,9 +51,12 @@ def _intents(columns: Columns, reading: Reading | None, asked: NDArray[np.int64]
     return reading.intents if reading is not None and len(asked) == len(columns) else None
 
 
-def _choose(columns: Columns, consensus: Floats, *, config: AuditConfig) -> NDArray[np.int64]:
+def choose_readings(
+    columns: Columns, consensus: Floats, *, config: AuditConfig, drawn: int = _DRAWN
+) -> NDArray[np.int64]:
+    """Records to read again: all of a small run, else a random draw of `drawn` and the most surprising ones."""
     if len(columns) <= config.second_readings:
         return np.arange(len(columns))
-    drawn = np.random.default_rng(config.seed).permutation(len(columns))[: min(_DRAWN, config.second_readings)]
-    odd = np.argsort(-np.nan_to_num(surprise(columns, consensus)), kind="stable")[: config.second_readings - len(drawn)]
-    return np.union1d(drawn, odd)
+    lot = np.random.default_rng(config.seed).permutation(len(columns))[: min(drawn, config.second_readings)]
+    odd = np.argsort(-np.nan_to_num(surprise(columns, consensus)), kind="stable")[: config.second_readings - len(lot)]
+    return np.union1d(lot, odd)

@@ -8,6 +8,7 @@ is needed, only that most pairs are right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +37,8 @@ _ADDS_WEIGHT = 0.5
 class Requests:
     """What the instructions ask for, as far as it may turn the direction of a difference."""
 
-    asks: Floats
-    """[N, C], intents or groups of words."""
+    asks: Callable[[NDArray[np.int64]], Floats]
+    """Rows [n, C] of the records asked for: intents, or groups of words."""
     adds: Floats
     """[N], expected sign of the change of edges: 1 adds, -1 removes, 0 unknown."""
 
@@ -48,12 +49,12 @@ def requests_of(columns: Columns, texts: TextVectors, intents: Floats | None) ->
         from ..local.record import NAMES
 
         signs = np.array([_ADDS.get(name, 0) for name in NAMES], np.float32)
-        return Requests(intents, intents @ signs)
-    asks = np.empty((len(columns), _WORD_BUCKETS), np.float32)
-    for start in range(0, len(columns), 4096):
-        index = np.arange(start, min(start + 4096, len(columns)))
-        asks[index] = texts.dense(index).reshape(len(index), _WORD_BUCKETS, -1).sum(axis=2)
-    return Requests(asks, np.zeros(len(columns), np.float32))
+        return Requests(lambda index: intents[index], intents @ signs)
+
+    def words(index: NDArray[np.int64]) -> Floats:
+        return texts.dense(index).reshape(len(index), _WORD_BUCKETS, -1).sum(axis=2)
+
+    return Requests(words, np.zeros(len(columns), np.float32))
 
 
 def backward_probability(columns: Columns, requests: Requests, *, seed: int) -> Floats:
@@ -108,7 +109,8 @@ def _roundness(side: NDArray[np.int32]) -> NDArray[np.float64]:
 
 def _design(differences: Floats, requests: Requests, index: NDArray[np.int64]) -> Floats:
     """Differences; some of them for each kind of request; and the change of edges in the direction asked for."""
-    crossed = [differences[:, [place]] * requests.asks[index] for place in _CROSSED]
+    asks = requests.asks(index)
+    crossed = [differences[:, [place]] * asks for place in _CROSSED]
     expected = differences[:, :1] * requests.adds[index, None]
     return np.concatenate([differences, *crossed, expected], axis=1)
 
