@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from ...schema.evidence import Evidence
-from .intents import KEEPS, SCOPES, TYPES
+from .intents import KEEPS, LOCAL, MULTI, SCOPES, TYPES
 from .model import Floats, Model, sigmoid, softmax
 from .pixels import SEEN_SCOPES, SEEN_TYPES, pixel_features
 
@@ -73,13 +73,27 @@ def hear(model: Model, features_D: Floats, evidence: Evidence | None) -> Heard:
         return Heard(scopes, types, keeps, None, None, 0.0)
     seen = np.clip(pixel_features(evidence) @ model.pixel_FO + model.pixel_bias_O, -8, 8)
     cut = len(SEEN_SCOPES)
-    ratios = np.log(softmax(seen[:cut]) * cut)
     pixel_scopes = np.zeros(len(SCOPES), dtype=np.float32)
-    pixel_scopes[[SCOPES.index(name) for name in SEEN_SCOPES]] = np.clip(ratios, -_BOUND, _BOUND)
+    pixel_scopes[[SCOPES.index(name) for name in SEEN_SCOPES]] = _scope_ratios(softmax(seen[:cut]))
     pixel_types = np.zeros(len(TYPES), dtype=np.float32)
     pixel_types[[TYPES.index(name) for name in SEEN_TYPES]] = np.clip(seen[cut:], -_BOUND, _BOUND)
     skin = float(np.clip(np.log(evidence.skin_kept + 0.01) - np.log(0.06), -2, 2))
     return Heard(scopes, types, keeps, pixel_scopes, pixel_types, skin)
+
+
+def _scope_ratios(chances: Floats) -> Floats:
+    """Log ratios of the seen scopes against an even prior.
+
+    One group in several places is a local edit, so several regions say nothing for multi region; one region speaks
+    mildly against it.
+    """
+    at = {name: i for i, name in enumerate(SEEN_SCOPES)}
+    few = float(chances[at[LOCAL]] + chances[at[MULTI]])
+    one = float(np.clip(np.log(chances[at[MULTI]] / chances[at[LOCAL]]), -1, 0))
+    ratios = np.log(np.maximum(chances * len(SEEN_SCOPES), 1e-6))
+    ratios[at[LOCAL]] = np.log(few * len(SEEN_SCOPES) / 2)
+    ratios[at[MULTI]] = ratios[at[LOCAL]] + one / 2
+    return np.clip(ratios, -_BOUND, _BOUND)
 
 
 def join(heard: Heard, model: Model, calibration: Calibration, *, raw: bool = False) -> Joined:
