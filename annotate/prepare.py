@@ -47,7 +47,7 @@ def prepare(pair: Pair, corpus: Corpus, *, max_pixels: int | None) -> Prepared |
     measured = None
     if "source" in by_role and "target" in by_role:
         measured = evidence.measure(by_role["source"], by_role["target"])
-    pixels = () if max_pixels is None else tuple(_bounded(image.image, max_pixels) for image in decoded)
+    pixels = () if max_pixels is None else tuple(bounded(image.image, max_pixels=max_pixels) for image in decoded)
     return Prepared(pair=pair, images=tuple(infos), pixels=pixels, evidence=measured, warnings=tuple(warnings))
 
 
@@ -65,7 +65,8 @@ def _read(ref: ImageRef, corpus: Corpus, *, draft: int | None) -> tuple[ImageInf
     return info, image
 
 
-def _bounded(image: Image.Image, max_pixels: int) -> Image.Image:
+def bounded(image: Image.Image, *, max_pixels: int) -> Image.Image:
+    """`image` itself, or scaled down to at most `max_pixels`."""
     pixels = image.width * image.height
     if pixels <= max_pixels:
         return image

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from PIL import Image
-
 from ...schema.warnings import warning
 from ..base import Annotator, Failure, Labels, Prepared, Provenance
+from ..prepare import bounded
 
 
 class EscalatingAnnotator:
@@ -70,16 +69,7 @@ def _fitted(record: Prepared, annotator: Annotator) -> Prepared:
     """`record` with pictures as `annotator` alone would have been given them."""
     if not annotator.sees_pixels:
         return replace(record, pixels=())
-    return replace(record, pixels=tuple(_bounded(picture, annotator.max_pixels) for picture in record.pixels))
-
-
-def _bounded(picture: Image.Image, max_pixels: int) -> Image.Image:
-    pixels = picture.width * picture.height
-    if pixels <= max_pixels:
-        return picture
-    scale = (max_pixels / pixels) ** 0.5
-    size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return replace(record, pixels=tuple(bounded(picture, max_pixels=annotator.max_pixels) for picture in record.pixels))
 
 
 def _combined(first: Provenance, second: Provenance, *, below: float) -> Provenance:
