@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,13 @@ def choose_cards(
 ) -> tuple[list[int], set[int]]:
     """Record indices for the page, the most worth looking at first, and those of them that were drawn at random.
 
-    Queues are taken in turn (the first of each, then the second of each, ...), so that no queue crowds out another.
+    Queues are taken in turn (the first of each, then the second of each, ...), so that no queue crowds out another;
+    records that a queue flags come before those that are merely its next.
     """
     heads = [ranked(ranking)[: config.cards_per_queue] for ranking in rankings]
-    chosen: dict[int, None] = {}
+    flagged = [head[ranking.flagged[head]] for ranking, head in zip(rankings, heads, strict=True)]
     draw = np.random.default_rng(config.seed).permutation(len(columns))[: config.sample_cards]
-    for place in range(max((len(head) for head in heads), default=0)):
-        chosen.update((int(head[place]), None) for head in heads if place < len(head))
+    chosen = dict.fromkeys([*_in_turn(flagged), *_in_turn(heads)])
     room = config.max_cards - len(draw)
     keep = dict.fromkeys(list(chosen)[:room])
     keep.update(dict.fromkeys(map(int, draw)))
@@ -36,6 +36,11 @@ def choose_cards(
             break
         keep[index] = None
     return list(keep), set(map(int, draw))
+
+
+def _in_turn(heads: Sequence[NDArray[np.int64]]) -> Iterator[int]:
+    for place in range(max((len(head) for head in heads), default=0)):
+        yield from (int(head[place]) for head in heads if place < len(head))
 
 
 def _example_indices(columns: Columns, report: Report) -> Iterable[int]:

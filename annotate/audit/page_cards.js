@@ -110,7 +110,7 @@ const showPair = (id, also) => jump({ tag: id, also: id === also ? null : also }
 
 function lookSection() {
   const count = (name) => CARDS.filter((card) => inQueue(card, name)).length;
-  const chip = (name, title, n) => el("button", { type: "button", "data-queue": name, onclick: () => show({ queue: name }) }, title, el("small", {}, whole(n)));
+  const chip = (name, title, n) => el("button", { type: "button", class: n ? "" : "none", "data-queue": name, onclick: () => show({ queue: name }) }, title, el("small", {}, whole(n)));
   const chips = [chip("", "All", CARDS.length), ...REPORT.queues.filter((q) => q.entries.length).map((q) => chip(q.name, q.title, q.flagged))];
   if (count("rules")) chips.push(chip("rules", "Broken rules", count("rules")));
   if (count("random")) chips.push(chip("random", "Random sample", count("random")));
