@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ...schema import DataError
+from ..lora import merged
 from .contract import Shape
 from .headers import TensorHeader
 
@@ -95,7 +96,7 @@ class RunTensors:
             loaded = self._load({key for parts in wanted.values() for key in parts})
             for name in batch:
                 base, *adapter = (loaded.pop(key) for key in wanted[name])
-                yield name, base if not adapter else base + self._scale * (adapter[1] @ adapter[0])
+                yield name, base if not adapter else merged(base, *adapter, scale=self._scale)
 
     def selection_bias(self) -> Tensor | None:
         """[L, E] in float32; None where the run kept none or left it at zero."""
