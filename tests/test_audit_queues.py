@@ -210,6 +210,8 @@ def test_every_queue_is_ranked_and_explained(tmp_path: Path):
         update={"evidence": make_evidence(changed_fraction=0), "warnings": ("noop_pair_0.00",)}
     )
     records[6] = make_record(6, probs={"local editing": 0.52})
+    records[9] = make_record(9, ("local editing", "background editing", "background preservation"))
+    records[11] = make_record(11, ("local editing", "identity preservation"))
     run, columns = columns_of(tmp_path, records)
     pictures = picture_groups(columns, bits=4)
     rankings = rank_all(run, columns, pictures, verified=nothing_verified(columns), config=CONFIG)
@@ -217,6 +219,10 @@ def test_every_queue_is_ranked_and_explained(tmp_path: Path):
     queues = {r.name: cut(r, columns, length=10) for r in rankings}
     assert queues["noop"].entries[0].row == 5
     assert queues["contradictions"].entries[0].reason == "noop pair"
+    assert [(e.row, e.reason, e.score) for e in queues["broken_rules"].entries] == [
+        (9, "background editing excludes background preservation", 1.0), (11, "edits have a type", 0.1),
+    ]  # fmt: skip
+    assert queues["broken_rules"].flagged == 1
     assert [e.row for e in queues["uncertain"].entries] == [6]
     assert {e.row for e in queues["wrong_scope"].entries[:2]} == {3, 8}
     assert queues["wrong_scope"].flagged >= 2

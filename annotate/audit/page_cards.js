@@ -11,7 +11,7 @@ function tagChip(id) {
 }
 
 function inQueue(card, queue) {
-  return queue === "" || (queue === "random" ? card.random : queue === "rules" ? card.rules.length > 0 : queue in card.queues);
+  return queue === "" || (queue === "random" ? card.random : queue in card.queues);
 }
 
 function matching() {
@@ -112,7 +112,6 @@ function lookSection() {
   const count = (name) => CARDS.filter((card) => inQueue(card, name)).length;
   const chip = (name, title, n) => el("button", { type: "button", class: n ? "" : "none", "data-queue": name, onclick: () => show({ queue: name }) }, title, el("small", {}, whole(n)));
   const chips = [chip("", "All", CARDS.length), ...REPORT.queues.filter((q) => q.entries.length).map((q) => chip(q.name, q.title, q.flagged))];
-  if (count("rules")) chips.push(chip("rules", "Broken rules", count("rules")));
   if (count("random")) chips.push(chip("random", "Random sample", count("random")));
   const options = (first, list) => [el("option", { value: "" }, first), ...list.map(([v, t]) => el("option", { value: v }, t))];
   return section("look", "Look at these first", null, el("div", { class: "chips", id: "queues" }, chips), el("p", { class: "lead", id: "meaning" }),

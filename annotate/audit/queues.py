@@ -15,6 +15,7 @@ from . import faults, label_errors
 from .columns import Columns
 from .drift import disagreement
 from .duplicates import PictureGroups
+from .frequencies import broken_rules
 from .opinions import Opinions, gather_opinions
 from .orientation import backward_probability, requests_of
 from .sampling import Verified
@@ -24,8 +25,8 @@ from .textfeatures import TextVectors
 Scores = NDArray[np.float32]
 
 QUEUES = (
-    "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "disagreement",
-    "uncertain",
+    "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "broken_rules",
+    "disagreement", "uncertain",
 )  # fmt: skip
 """Names of the queues, as a gate may state them; `disagreement` exists with --against only."""
 
@@ -62,6 +63,7 @@ def rank_all(
         *_picture_queues(columns, pictures, texts, opinions, config=config),
         *_tag_queues(columns, opinions.chances),
         _contradictions(columns),
+        _broken_rules(columns),
         *([_disagreement(columns, before)] if before is not None else []),
         _uncertain(columns, verified, config=config),
     ]
@@ -147,6 +149,22 @@ def _contradictions(columns: Columns) -> Ranking:
         1.0,
         counts,
         lambda i: ", ".join(w.replace("_", " ") for w in columns.warning_name[pixel & (columns.warning_record == i)]),
+    )
+
+
+def _broken_rules(columns: Columns) -> Ranking:
+    severity = {rule.name: rule.severity for rule in columns.taxonomy.rules}
+    broken = broken_rules(columns)
+    scores = np.zeros(len(columns), np.float32)
+    for rule, records in broken.items():
+        scores[records] += 1.0 if severity[rule] == "error" else 0.1
+    return Ranking(
+        "broken_rules",
+        "Broken rules",
+        "The tag set breaks a rule of the taxonomy; rules of severity error come first and are the ones flagged.",
+        1.0,
+        scores,
+        lambda i: ", ".join(rule.replace("_", " ") for rule, records in broken.items() if i in records),
     )
 
 
