@@ -237,7 +237,7 @@ class TrainConfig(Config):
 
 TINY: dict[str, object] = {
     "preset": "tiny",
-    "steps": 600,
+    "steps": 500,
     "micro_batch": 8,
     "accumulation": 4,
     "model": {

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...schema import ConfigError
+from .grouped import GroupedExperts
 
 
 class ExpertKernel(Protocol):
@@ -44,19 +45,8 @@ def reference(
 def grouped(
     x_TD: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None
 ) -> Tensor:
-    """Two `torch.nn.functional.grouped_mm` calls; float32, bfloat16 or float16; no host synchronisation."""
-    experts = counts_E.numel()
-    tokens, dim = x_TD.shape
-    offsets_E = counts_E.cumsum(0).to(torch.int32)
-    w1_EDF = w1.view(experts, -1, dim).transpose(1, 2)
-    h_TF = F.grouped_mm(x_TD.contiguous(), w1_EDF, offs=offsets_E)
-    if b1 is not None:
-        h_TF = h_TF + _per_token(b1.view(experts, -1), counts_E, tokens)
-    h_TF = F.gelu(h_TF, approximate="tanh")
-    y_TD = F.grouped_mm(h_TF, w2.view(experts, -1, dim), offs=offsets_E)
-    if b2 is not None:
-        y_TD = y_TD + _per_token(b2.view(experts, dim), counts_E, tokens)
-    return _ContiguousGradient.apply(y_TD)
+    """`torch.nn.functional.grouped_mm`; float32, bfloat16 or float16; no host synchronisation on GPUs."""
+    return GroupedExperts.apply(x_TD, counts_E, w1, w2, b1, b2)
 
 
 def select_kernel(name: str, *, dtype: torch.dtype) -> ExpertKernel:
@@ -82,19 +72,3 @@ def select_kernel(name: str, *, dtype: torch.dtype) -> ExpertKernel:
 
         return load_megablocks()
     raise ConfigError(f"moe.kernel = {name!r}: expected auto, reference, grouped or megablocks")
-
-
-def _per_token(rows_EN: Tensor, counts_E: Tensor, tokens: int) -> Tensor:
-    return torch.repeat_interleave(rows_EN, counts_E, dim=0, output_size=tokens)
-
-
-class _ContiguousGradient(torch.autograd.Function):
-    """Identity; grouped_mm's backward rejects an expanded gradient, such as that of `.sum()`."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        return grad.contiguous()
