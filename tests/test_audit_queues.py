@@ -48,15 +48,34 @@ def test_noop_ranks_by_how_little_changed(tmp_path: Path):
 
 def test_a_target_that_another_record_owns_is_foreign(tmp_path: Path):
     mine, other = 0x0F0F_3355_AACC_F00D, 0x1234_5678_9ABC_DEF0
+    unlike = make_evidence(edge_similarity=0.2)
     records = [
-        make_record(0, images=(make_image("source", phash=mine), make_image("target", phash=other))),
-        make_record(1, images=(make_image("source", phash=other), make_image("target", phash=other ^ 1))),
-        make_record(2),
+        make_record(0, images=(make_image("source", phash=mine), make_image("target", phash=other)), evidence=unlike),
+        make_record(
+            1, images=(make_image("source", phash=other), make_image("target", phash=other ^ 1)), evidence=unlike
+        ),
+        make_record(2, evidence=unlike),
     ]
     columns = columns_of(tmp_path, records)[1]
     scores = faults.foreign_target(columns, picture_groups(columns, bits=4))
-    assert scores[0] == pytest.approx(scores[2] + 0.5)
+    assert scores[0] == pytest.approx(scores[2] + 0.5 * (1 - 0.2))
     assert scores[1] == scores[2]
+
+
+def test_edits_of_several_turns_are_no_faults(tmp_path: Path):
+    """Each target is the source of two further records, and each pair is alike."""
+    hashes = [int(h) for h in np.random.default_rng(5).integers(1, 1 << 63, 40)]
+    records = [
+        make_record(i, images=(make_image("source", phash=hashes[i // 2]), make_image("target", phash=hashes[i + 1])))
+        for i in range(30)
+    ]
+    columns = columns_of(tmp_path, records)[1]
+    pictures = picture_groups(columns, bits=4)
+    alone = columns_of(tmp_path / "alone", [make_record(0)])[1]
+    usual = faults.foreign_target(alone, picture_groups(alone, bits=4))[0]
+    assert (faults.foreign_target(columns, pictures) < usual + 0.06).all()
+    half = np.full(30, 0.5, np.float32)
+    assert (faults.swapped(columns, pictures, half) == 0.5).all()
 
 
 def test_misregistration_counts_unless_the_camera_was_asked_to_move(tmp_path: Path):

@@ -14,6 +14,9 @@ from .duplicates import PictureGroups
 
 Scores = NDArray[np.float32]
 
+_HABIT = 0.02
+"""Share of records above which a pattern is the corpus's way and no fault."""
+
 CONTRADICTIONS = (
     "noop_pair", "scope_local_but_changed", "scope_multi_but_one_region", "scope_global_but_little_changed",
     "viewpoint_but_same_frame", "background_preserved_but_changed", "background_edited_but_unchanged",
@@ -31,12 +34,16 @@ def noop(columns: Columns) -> Scores:
 
 
 def foreign_target(columns: Columns, pictures: PictureGroups) -> Scores:
-    """How little of the source is left in the target, more so when the target is another record's picture."""
+    """How little of the source is left in the target, more so when the target is another record's picture.
+
+    That alone is no fault: in edits of several turns one record's target is the next one's source. So it counts as far as
+    the two pictures of the record are unlike.
+    """
     kept = np.clip(columns.measure("edge_similarity"), 0, 1)
     palette = columns.measure("palette_distance")
     changed = columns.measure("changed_fraction") * columns.measure("overlap")
     score = 0.55 * (1 - kept) + 0.25 * palette + 0.2 * changed
-    score = score + np.where(_belongs_elsewhere(pictures), 0.5, 0.0)
+    score = score + np.where(_belongs_elsewhere(pictures), 0.5 * (1 - kept), 0.0)
     return _where(columns.measured & (columns.task == "edit"), score)
 
 
@@ -59,11 +66,14 @@ def _belongs_elsewhere(pictures: PictureGroups) -> NDArray[np.bool_]:
 def swapped(columns: Columns, pictures: PictureGroups, backward: Scores) -> Scores:
     """P(source and target are exchanged): the corpus's own direction, moved by what only an exchange explains.
 
-    A target that other records use as their source, while this record's source is used by nobody, is such a fact; so are
-    the annotator's `swapped_pair` (its number is a likelihood) and an inconsistent swap test.
+    A target that other records use as their source, while this record's source is used by nobody, is such a fact, unless
+    the corpus is full of them (edits of several turns); so are the annotator's `swapped_pair` (its number is a
+    likelihood) and an inconsistent swap test.
     """
+    reused = _source_of_others(pictures)
+    rare = int(reused.sum()) <= max(2, _HABIT * len(reused))
     odds = np.log(np.clip(backward, 1e-4, 1 - 1e-4) / (1 - np.clip(backward, 1e-4, 1 - 1e-4)))
-    odds = odds + np.where(_source_of_others(pictures), 3.0, 0.0)
+    odds = odds + np.where(reused & rare, 3.0, 0.0)
     odds = odds + np.where(columns.warned("swap_test_inconsistent"), 2.0, 0.0)
     told = columns.warning_name == "swapped_pair"
     stated = np.nan_to_num(columns.warning_value[told], nan=0.7)
