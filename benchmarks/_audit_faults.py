@@ -9,6 +9,7 @@ clean three times. Planted tags replace the probabilities as well: the audit can
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -23,10 +24,11 @@ from tagmoe.annotate.audit.columns import load_columns
 from tagmoe.annotate.audit.duplicates import picture_groups
 from tagmoe.annotate.audit.queues import rank_all
 from tagmoe.annotate.audit.sampling import nothing_verified
-from tagmoe.annotate.audit.statistics import auroc_interval
+from tagmoe.annotate.audit.statistics import auroc, auroc_interval
 from tagmoe.schema import Annotation, CorpusSpec, ImageInfo, Pair, Run, RunInfo, load_taxonomy, make_uid
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
 from tagmoe.schema.configs.audit import AuditConfig
+from tagmoe.schema.report import Estimate
 from tagmoe.schema.runs import PartInfo, part_name, save_run_info
 from tagmoe.shards.corpus import open_corpus, open_image, phash
 
@@ -134,7 +136,7 @@ def record(row: int, item: Item) -> Annotation:
     if {"source", "target"} <= set(pixels):
         measured = evidence.measure(pixels["source"], pixels["target"])
     infos = tuple(
-        ImageInfo(role=role, uri=f"{item.pair.id}-{role}", sha256=f"{abs(hash(pixels[role].tobytes())):064x}"[:64],
+        ImageInfo(role=role, uri=f"{item.pair.id}-{role}", sha256=hashlib.sha256(pixels[role].tobytes()).hexdigest(),
                   phash=phash(picture), width=picture.width, height=picture.height, format="png")
         for role, picture in item.pictures.items()
     )  # fmt: skip
@@ -172,8 +174,8 @@ def queue_scores(records: list[Annotation]) -> dict[str, np.ndarray]:
         return {ranking.name: ranking.scores for ranking in ranked}
 
 
-def plant(items: list[Item], clean: list[Annotation], name: str, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores and labels of each fold."""
+def plant(items: list[Item], clean: list[Annotation], name: str, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Scores, labels and pair numbers of each fold."""
     queue, fault, possible = FAULTS[name]
     rng = np.random.default_rng(seed)
     edits = [
@@ -191,7 +193,22 @@ def plant(items: list[Item], clean: list[Annotation], name: str, seed: int) -> I
         scores = queue_scores(records).get(queue, np.full(len(items), np.nan))
         usable = ~np.isnan(scores)
         usable[[i for i in range(len(items)) if i not in set(edits)]] = False
-        yield scores[usable], labels[usable]
+        yield scores[usable], labels[usable], np.flatnonzero(usable)
+
+
+def interval_over_pairs(scores: np.ndarray, labels: np.ndarray, pair: np.ndarray, *, draws: int = 400) -> Estimate:
+    """AUROC with a bootstrap over pairs: the scores of one pair in several folds are drawn together."""
+    rng = np.random.default_rng(0)
+    places = [np.flatnonzero(pair == number) for number in np.unique(pair)]
+    drawn = []
+    for _ in range(draws):
+        index = np.concatenate([places[i] for i in rng.integers(0, len(places), len(places))])
+        drawn.append(auroc(scores[index], labels[index]))
+    value = auroc(scores, labels)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    count = int(labels.sum())
+    low = min(low, value * len(places) / (len(places) + 1)) if value == 1 else low
+    return Estimate(value=value, low=float(low), high=float(high), n=count)
 
 
 def measure(corpora: Path, *, seeds: int) -> dict[str, object]:
@@ -200,8 +217,8 @@ def measure(corpora: Path, *, seeds: int) -> dict[str, object]:
     results: dict[str, object] = {}
     for name, (queue, _, _) in FAULTS.items():
         folds = [pair for seed in range(seeds) for pair in plant(items, clean, name, seed)]
-        scores, labels = (np.concatenate(part) for part in zip(*folds, strict=True))
-        estimate = auroc_interval(scores, labels, draws=500)
+        scores, labels, pair = (np.concatenate(part) for part in zip(*folds, strict=True))
+        estimate = interval_over_pairs(scores, labels, pair)
         results[name] = {"queue": queue, "planted": int(labels.sum()), **estimate.model_dump()}
     found = queue_scores(clean)
     mismatch = np.array([item.mismatch for item in items])

@@ -22,8 +22,8 @@ from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
 from tagmoe.schema.runs import PART_ROWS, PartInfo, part_name, save_run_info
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _machine import machine, save
 from _audit_faults import measure as measure_faults
+from _machine import machine, save
 
 TAXONOMY = load_taxonomy()
 SETS = (

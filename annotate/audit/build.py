@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -149,8 +151,14 @@ def _triptychs(
 ) -> Iterator[tuple[int, dict[str, str]]]:  # fmt: skip
     if corpus is None:
         return
-    with progress("pictures", total=len(chosen), quiet=quiet) as meter:
-        for index in chosen:
-            detail = details[index]
-            yield detail.row, triptych(corpus, detail.images, side=config.thumbnail_side, limits=limits)
+
+    def draw(index: int) -> tuple[int, dict[str, str]]:
+        images = details[index].images
+        return details[index].row, triptych(corpus, images, side=config.thumbnail_side, limits=limits)
+
+    # threads, because reading and decoding release the interpreter's lock
+    workers = min(8, os.cpu_count() or 1)
+    with progress("pictures", total=len(chosen), quiet=quiet) as meter, ThreadPoolExecutor(workers) as pool:
+        for drawn in pool.map(draw, chosen):
+            yield drawn
             meter.update()
