@@ -5,9 +5,10 @@
     python benchmarks/annotate.py memory            # peak memory against corpus size
     python benchmarks/annotate.py tokens FILE       # tokens of prompts and replies under a tokenizer.json
 
-`server` asks a stub that answers each request after a fixed time, as a busy engine of steady speed would; both arms
-read, decode, bound and encode the same pictures. Rates are taken at the stub between its first and its last answer,
-so neither arm's start-up counts; whole wall times are printed beside them. Arms are interleaved.
+`server` asks a stub that answers each request after 0.5 to 1.5 times a set time, as a busy engine of steady speed would;
+both arms read, decode, bound and encode the same pictures. Rates are records over the time from the first request's
+arrival at the engine to the last answer, so neither arm's start-up counts; whole wall times are printed beside them.
+Arms are interleaved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import statistics
@@ -65,7 +67,8 @@ def reply_text() -> str:
 
 
 async def _serve(latency: float, port_out: Any, times_out: Any) -> None:
-    """A chat-completions stub: every answer takes `latency` seconds, however many are under way."""
+    """A chat-completions stub: answers take 0.5 to 1.5 times `latency` seconds, however many are under way."""
+    draw = random.Random(0)
     choice = {"index": 0, "message": {"role": "assistant", "content": reply_text()}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 3000, "completion_tokens": 67, "total_tokens": 3067}
     body = json.dumps(
@@ -79,10 +82,11 @@ async def _serve(latency: float, port_out: Any, times_out: Any) -> None:
                 raw = await reader.readuntil(b"\r\n\r\n")
                 fields = dict(line.lower().split(b": ", 1) for line in raw.split(b"\r\n")[1:] if b": " in line)
                 await reader.readexactly(int(fields[b"content-length"]))
-                await asyncio.sleep(latency)
+                arrived = time.time()
+                await asyncio.sleep(latency * draw.uniform(0.5, 1.5))
                 writer.write(head + body)
                 await writer.drain()
-                times_out.put(time.time())
+                times_out.put((arrived, time.time()))
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -103,8 +107,8 @@ class Stub:
         self._process.start()
         self.url = f"http://127.0.0.1:{ports.get(timeout=60)}/v1"
 
-    def answered(self) -> list[float]:
-        """Times of the answers since the last call."""
+    def answered(self) -> list[tuple[float, float]]:
+        """Arrival and answer times of the requests since the last call."""
         time.sleep(0.3)
         times = []
         while not self._times.empty():
@@ -206,7 +210,7 @@ def bench_server(*, records: int, side: int, concurrency: int, latency: float, r
                     annotate(config, out=folder / f"run{repeat}", quiet=True)
                 walls[arm].append(time.perf_counter() - started)
                 times = stub.answered()[-records:]  # the control request comes first
-                rates[arm].append((len(times) - 1) / (times[-1] - times[0]))
+                rates[arm].append(len(times) / (max(answer for _, answer in times) - times[0][0]))
         stub.stop()
     limit = concurrency / latency
     ratio = statistics.median(rates["tagmoe"]) / statistics.median(rates["bare"])
@@ -241,7 +245,8 @@ def _server_summary(result: dict[str, Any]) -> str:
             *rows,
             f"| the stub's limit | {result['limit_records_per_second']:.1f} | |",
             "",
-            f"Ratio {result['ratio_of_medians']}. Command: `python benchmarks/annotate.py server`. The bare client neither "
+            f"Ratio {result['ratio_of_medians']} (load average {result['load_average']:.1f}). "
+            "Command: `python benchmarks/annotate.py server`. The bare client neither "
             "hashes nor measures pictures, checks rules, retries nor keeps a ledger.",
         ]
     )
@@ -254,25 +259,37 @@ def bench_vllm(*, records: int, side: int, repeats: int) -> None:
     from tagmoe.schema import load_taxonomy
 
     rates: dict[str, list[float]] = {"bare": [], "tagmoe": []}
+    walls: dict[str, list[float]] = {"bare": [], "tagmoe": []}
     with workspace() as folder:
         corpus = make_corpus(folder / "corpus", records=records, side=side)
         model = make_model(folder / "model", family="qwen2_5_vl")
         vlm = config_of(model, sampling__reasks=0, vllm__chunk=64)
         annotator = VllmAnnotator(vlm, taxonomy=load_taxonomy())
         close, annotator.close = annotator.close, lambda: None  # type: ignore[method-assign]
+        chat, calls = annotator._llm.chat, []
+
+        def timed(*args: Any, **options: Any) -> Any:
+            calls.append(time.perf_counter())
+            outputs = chat(*args, **options)
+            calls.append(time.perf_counter())
+            return outputs
+
+        annotator._llm.chat = timed
         runner.make_annotator = lambda _config: annotator
         config = annotate_config(corpus, url="", concurrency=1, annotator="vllm", vlm=vlm.model_dump())
         for repeat in range(repeats + 1):  # the first round warms both arms up and is dropped
             for arm in ("bare", "tagmoe") if repeat % 2 == 0 else ("tagmoe", "bare"):
                 annotator._llm.reset_prefix_cache()
                 annotator._llm.llm_engine.reset_mm_cache()
+                calls.clear()
                 started = time.perf_counter()
                 if arm == "bare":
                     bare_chat(corpus, annotator)
                 else:
                     runner.annotate(config, out=folder / f"run{repeat}", quiet=True)
                 if repeat:
-                    rates[arm].append(records / (time.perf_counter() - started))
+                    rates[arm].append(records / (calls[-1] - calls[0]))
+                    walls[arm].append(time.perf_counter() - started)
         close()
     ratio = statistics.median(rates["tagmoe"]) / statistics.median(rates["bare"])
     result = {
@@ -280,21 +297,25 @@ def bench_vllm(*, records: int, side: int, repeats: int) -> None:
         "records": records,
         "side": side,
         "records_per_second": {arm: spread(values) for arm, values in rates.items()},
+        "wall_seconds": {arm: spread(values) for arm, values in walls.items()},
         "ratio_of_medians": round(ratio, 3),
         "load_average": os.getloadavg()[0],
     }
     rows = [
-        f"| {name} | {result['records_per_second'][arm]['median']:.2f} ({min(rates[arm]):.2f} to {max(rates[arm]):.2f}) |"
+        f"| {name} | {statistics.median(rates[arm]):.2f} ({min(rates[arm]):.2f} to {max(rates[arm]):.2f}) | "
+        f"{statistics.median(walls[arm]):.1f} |"
         for arm, name in (("bare", "bare `LLM.chat`"), ("tagmoe", "`tagmoe annotate --annotator vllm`"))
     ]
     summary = [
         f"### annotate: vLLM in process, {records} records of two {side} px JPEGs, tiny random Qwen2.5-VL on CPU",
         "",
-        "| arm | records/s, median (range) |",
-        "|---|---|",
+        "| arm | records/s, first to last call, median (range) | wall s |",
+        "|---|---|---|",
         *rows,
         "",
-        f"Ratio {result['ratio_of_medians']}, caches reset between arms, decoding in both arms, same prompts, schema and "
+        f"Ratio {result['ratio_of_medians']} (load average {result['load_average']:.1f} on {result['machine']['cores']} "
+        "cores: the engine, decoding and measuring share them, unlike on a GPU machine), "
+        "caches reset between arms, decoding in both arms, same prompts, schema and "
         "pictures, engine loaded once. Command: `python benchmarks/annotate.py vllm` in the environment of "
         "`make test-vllm`.",
     ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,6 @@ from support_vlm import GOOD_REPLY, TAXONOMY, logprobs_of
 from tagmoe.annotate.vlm.confidence import (
     Token,
     boolean_probability,
-    fit_temperature,
     scaled,
     tag_probabilities,
     vote_shares,
@@ -172,15 +170,6 @@ def test_temperature_scaling_by_hand():
     assert result[LOCAL] == pytest.approx(2 / 3)
     assert result[GLOBAL] == pytest.approx(1 / 3)
     assert result[STYLE] is None
-
-
-def test_fitted_temperature_finds_the_one_that_was_applied():
-    draw = random.Random(0)
-    logits = [draw.gauss(0, 2) for _ in range(4000)]
-    truths = [draw.random() < 1 / (1 + math.exp(-z)) for z in logits]
-    overconfident = [1 / (1 + math.exp(-3.0 * z)) for z in logits]
-    assert fit_temperature(overconfident, truths) == pytest.approx(3.0, rel=0.1)
-    assert fit_temperature([], []) == 1.0
 
 
 def test_openai_bytes_win_over_token_text():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...schema import Task, Taxonomy
@@ -19,7 +19,7 @@ from ...schema.configs.vlm import Temperatures
 from ...schema.reply import scopes_for
 
 _SPACE = b" \t\r\n"
-_CERTAIN = 1e-6
+CERTAIN = 1e-6
 """Probabilities are kept this far from 0 and 1 when they are turned into logits."""
 
 
@@ -77,25 +77,12 @@ def scaled(
         for tag in taxonomy.tags:
             p = probs[tag.id]
             if tag.tier == tier and p is not None:
-                result[tag.id] = 1 / (1 + math.exp(-_logit(p) / temperature))
+                result[tag.id] = 1 / (1 + math.exp(-logit(p) / temperature))
     scopes = {tag.id: p for tag in taxonomy.tier("scope") if (p := probs[tag.id]) is not None}
-    powers = {i: max(p, _CERTAIN) ** (1 / temperatures.scope) if p > 0 else 0.0 for i, p in scopes.items()}
+    powers = {i: max(p, CERTAIN) ** (1 / temperatures.scope) if p > 0 else 0.0 for i, p in scopes.items()}
     total = sum(powers.values())
     result[:] = [powers[i] / total if i in powers and total else p for i, p in enumerate(result)]
     return tuple(result)
-
-
-def fit_temperature(probs: Iterable[float], truths: Iterable[bool]) -> float:
-    """The temperature (0.05 to 20) that makes the binary decisions `probs` likeliest given `truths`; 1 without data."""
-    pairs = [(_logit(p), truth) for p, truth in zip(probs, truths, strict=True)]
-    if not pairs:
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        inverse = math.exp(-log_temperature)
-        return sum(_softplus(-z * inverse if truth else z * inverse) for z, truth in pairs)
-
-    return math.exp(_minimum(loss, low=math.log(0.05), high=math.log(20.0)))
 
 
 def _value_offset(data: bytes, key: str) -> int | None:
@@ -211,22 +198,7 @@ def _unlisted(token: Token) -> float:
     return max(0.0, min(1.0 - sum(listed), min(listed, default=0.0)))
 
 
-def _logit(p: float) -> float:
-    p = min(max(p, _CERTAIN), 1 - _CERTAIN)
+def logit(p: float) -> float:
+    """Log odds of `p`, which is first kept away from 0 and 1."""
+    p = min(max(p, CERTAIN), 1 - CERTAIN)
     return math.log(p / (1 - p))
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-def _minimum(function: Callable[[float], float], *, low: float, high: float) -> float:
-    """Golden-section search of a function with one valley."""
-    ratio = (math.sqrt(5) - 1) / 2
-    while high - low > 1e-6:
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if function(left) < function(right):
-            high = right
-        else:
-            low = left
-    return (low + high) / 2
