@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,13 @@ def register(app: typer.Typer) -> None:
     """Add the trainer's commands."""
     from .interchange.commands import register as register_interchange
     from .planning.commands import register as register_planning
+    from .precompute.commands import register as register_precompute
 
     app.command("train")(train)
     app.command("routing")(routing)
     register_planning(app)
     register_interchange(app)
+    register_precompute(app)
 
 
 def train(
@@ -49,6 +52,8 @@ def train(
     from .report.table import summary_lines
 
     run_training(settings, out=out, shards=shards)
+    if os.environ.get("RANK", "0") != "0":
+        return
     document = read_report(out)
     if json:
         print_json(document)

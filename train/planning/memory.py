@@ -86,7 +86,7 @@ def estimate_memory(config: TrainConfig, *, sizes: Sizes, trace: Trace, world: i
 
 def reduces_every_micro_batch(config: TrainConfig) -> bool:
     """Whether gradients are reduced after every micro-batch, so that only shards of them are kept."""
-    return False
+    return config.engine.accumulate == "sharded"
 
 
 def _gathered(sizes: Sizes, *, compute: int, wide: int) -> int:
