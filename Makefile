@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo-out
 STEPS ?=
 
-.PHONY: help install demo test test-browser test-vllm lint bench docs clean
+.PHONY: help install demo test test-browser test-vllm test-ray lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -34,6 +34,10 @@ test-browser: $(VENV)/.installed ## the audit page in a real headless Chromium
 test-vllm: ## a real vLLM (CPU build) in an environment of its own, about 8 GB: offline engine and HTTP server
 	bash tests/real_vllm/setup.sh .venv-vllm
 	.venv-vllm/bin/python -m pytest -q -m vllm -p no:cacheprovider tests/real_vllm
+
+test-ray: ## a real local Ray cluster of two nodes, one of which is killed, in an environment of its own
+	bash tests/real_ray/setup.sh .venv-ray
+	.venv-ray/bin/python -m pytest -q -m ray -p no:cacheprovider tests/real_ray
 
 lint: $(VENV)/.installed ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..schema import ConfigError, Pair, Reject, Run, RunInfo, Taxonomy, load_taxonomy
 from ..schema.configs.annotate import AnnotateConfig
@@ -29,6 +30,9 @@ from .parts import is_whole, load_part, mend, part_count, rows_of, save_part
 from .patience import patiently
 from .work import make_worker
 from .workers import WorkerPool
+
+if TYPE_CHECKING:
+    from .ray_executor import RayPool
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ def annotate(
     config = config.model_copy(update={"corpus": corpus.spec})
     root = out if partition is None else partition_root(out, partition)
     with locked(root / "lock", what=str(root)):
-        annotator = make_annotator(config)
+        annotator = _make_annotator(config)
         try:
             info = _load_info(root, config, corpus, annotator, partition=partition)
             work = _Work(config, corpus, annotator, info, root=root, out=out)
@@ -129,14 +133,21 @@ class _Work:
         self._save()
         return self.info
 
-    def _pool(self) -> WorkerPool:
+    def _pool(self) -> WorkerPool | RayPool:
         annotator, config = self.annotator, self.config
         max_pixels = annotator.max_pixels if annotator.sees_pixels else None
+        prefetch = 0 if annotator.embedded else annotator.batch_size * annotator.parallel_batches
+        if config.executor == "ray":
+            from .ray_executor import RayPool
+
+            return RayPool(
+                config, ray_config=config.ray, max_pixels=max_pixels, embedded=annotator.embedded, prefetch=prefetch
+            )
         return WorkerPool(
             partial(make_worker, config, max_pixels=max_pixels, embedded=annotator.embedded),
             workers=config.workers or os.cpu_count() or 1,
             chunk=config.chunk,
-            prefetch=0 if annotator.embedded else annotator.batch_size * annotator.parallel_batches,
+            prefetch=prefetch,
         )
 
     def _is_mine(self, part: int) -> bool:
@@ -148,7 +159,7 @@ class _Work:
     def _save(self) -> None:
         patiently(lambda: save_run_info(self.root, self.info), seconds=self.config.patience_seconds)
 
-    def _make_part(self, part: int, pool: WorkerPool, seen: _Seen, *, retry: Sequence[str]) -> PartInfo:
+    def _make_part(self, part: int, pool: WorkerPool | RayPool, seen: _Seen, *, retry: Sequence[str]) -> PartInfo:
         patience = self.config.patience_seconds
         outcomes: list[Outcome] = []
         if retry:
@@ -185,6 +196,16 @@ class _Work:
                 seen.count(item, tokens=0)
             else:
                 yield item
+
+
+def _make_annotator(config: AnnotateConfig) -> Annotator:
+    """The annotator of the main process: with Ray, unless it is embedded in the tasks, a crowd of actors behind one."""
+    embedded = config.annotator == "local" and config.escalate is None
+    if config.executor == "ray" and not embedded:
+        from .ray_executor import RayAnnotator
+
+        return RayAnnotator(config, ray_config=config.ray)
+    return make_annotator(config)
 
 
 def _load_info(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ..config import Config
 from ..corpus import CorpusSpec
 from ..taxonomy import DEFAULT_TAXONOMY
+from .ray import RayConfig
 from .vlm import VlmConfig
 
 AnnotatorKind = Literal["local", "vllm", "server"]
@@ -35,7 +36,9 @@ class AnnotateConfig(Config):
     chunk: int = Field(default=16, gt=0)
     """Records handed to a worker at once."""
     executor: Literal["local", "ray"] = "local"
-    """Where the workers run."""
+    """Where workers and annotators run: on this machine, or on the nodes of a Ray cluster."""
+    ray: RayConfig = RayConfig()
+    """The cluster of `executor=ray`."""
     patience_seconds: float = Field(default=60, ge=0)
     """How long a full or read-only disk is waited for before the run stops."""
     vlm: VlmConfig = VlmConfig()
