@@ -9,6 +9,7 @@ function theme(next) {
 function start() {
   theme(load("tagmoe-audit-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+  document.documentElement.style.setProperty("--figures", 4.8 + 0.64 * whole(REPORT.coverage.annotated).length + "em");
   document.title = "tagmoe audit: " + REPORT.corpus;
   document.getElementById("where").append(el("b", {}, visible(clip(REPORT.corpus, 80))), ` \u00b7 ${clip(REPORT.annotator, 60)} \u00b7 run ${REPORT.run_hash.slice(0, 12)}`);
   const passed = REPORT.gate.passed;

@@ -213,6 +213,9 @@ def test_nothing_is_wider_than_the_screen(page: Browser, folder: Path, width: in
     page.screen(width, height, mobile=mobile)
     page.open(folder / "report/report.html")
     assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run(
+        "[...document.querySelectorAll('.bar .num')].every((node) => node.scrollWidth <= node.clientWidth + 1)"
+    )
     page.run("openReview(2)")
     box = page.run(
         "(() => { const r = document.getElementById('review').getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom] })()"
@@ -278,5 +281,8 @@ def test_a_large_audit_opens_in_two_seconds(browser: Browser, tmp_path: Path):
     browser.screen(1360, 900)
     seconds = min(browser.open(page) for _ in range(3))
     assert browser.run("document.querySelectorAll('.card').length") == 24
+    assert browser.run(
+        "[...document.querySelectorAll('.bar .num')].every((node) => node.scrollWidth <= node.clientWidth + 1)"
+    )
     assert seconds < 2.0
     assert browser.problems() == []
