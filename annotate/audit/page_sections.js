@@ -137,12 +137,14 @@ function driftSection() {
         : el("p", { class: "note" }, "No scope changed."))));
 }
 
+const held = (x) => (Number.isInteger(x) ? whole(x) : figure(x, 3));
+
 function gateSection() {
   const g = REPORT.gate;
   return section("gate", "Gate", g.passed ? "Every threshold is met." : `${whole(g.failures.length)} of ${whole(g.checks.length)} thresholds are not met.`,
     panel(g.source === "default" ? "Built-in thresholds" : g.source, g.checks.length
       ? table(["check", "", "#value", "#threshold", "#records"], g.checks.map((c) => [
-        c.name, el("span", { class: "pill " + (c.passed ? "good" : "bad") }, c.passed ? "passed" : "failed"), figure(c.value, 3), figure(c.threshold, 3), whole(c.n)]))
+        c.name, el("span", { class: "pill " + (c.passed ? "good" : "bad") }, c.passed ? "passed" : "failed"), held(c.value), held(c.threshold), whole(c.n)]))
       : el("p", { class: "note" }, "No threshold is set.")));
 }
 
