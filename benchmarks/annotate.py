@@ -437,7 +437,7 @@ def bench_tokens(tokenizer_file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arms = parser.add_subparsers(dest="arm", required=True)
+    arms = parser.add_subparsers(dest="arm")
     server = arms.add_parser("server")
     server.add_argument("--records", type=int, default=320)
     server.add_argument("--side", type=int, default=512)
@@ -449,10 +449,16 @@ def main() -> None:
     engine.add_argument("--side", type=int, default=224)
     engine.add_argument("--repeats", type=int, default=3)
     memory = arms.add_parser("memory")
-    memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 4000, 16000, 50000])
+    memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000])
     tokens = arms.add_parser("tokens")
     tokens.add_argument("file", type=Path)
-    options = vars(parser.parse_args())
+    # Without an arm, as run_all.py calls it: those that need neither vLLM nor a tokenizer.
+    given = [[word] for word in ("server", "memory")] if len(sys.argv) == 1 else [sys.argv[1:]]
+    for words in given:
+        run(vars(parser.parse_args(words)))
+
+
+def run(options: dict[str, Any]) -> None:
     match options.pop("arm"):
         case "server":
             bench_server(**options)
