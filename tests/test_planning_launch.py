@@ -91,7 +91,7 @@ def test_slurm_saves_on_the_early_signal_is_queued_again_and_goes_on(tmp_path):
         [*command, "--steps", str(saved + 2)], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert again.returncode == 0, again.stderr
-    assert f"resuming after step {saved}" in again.stdout
+    assert f"resuming after step {saved}" in again.stdout + again.stderr
     assert logged(out) == list(range(1, saved + 3))
 
 

@@ -160,6 +160,18 @@ def test_full_size_numbers_are_the_known_ones():
     assert not one.fits
 
 
+def test_accumulating_without_reduction_keeps_whole_gradients():
+    """4 bytes for each of 22.6 B trained parameters on every GPU: no GPU of today holds that beside the rest."""
+    sets = ["accumulation=4", "engine.accumulate=local"]
+    local = make_plan(read_config("qwen-image", sets=sets), gpus=64, gpu_memory=80)
+    assert local.layout.memory.whole_gradients == 4 * local.sizes.trainable > 90e9
+    assert not local.fits
+    sharded = make_plan(read_config("qwen-image", sets=[sets[0], "engine.accumulate=sharded"]), gpus=64, gpu_memory=80)
+    assert sharded.layout.memory.whole_gradients == 0
+    assert sharded.fits
+    assert sharded.gathered_bytes > local.gathered_bytes
+
+
 def test_experts_only_trains_three_billion():
     plan = make_plan(read_config("qwen-image-experts", sets=[]), gpus=8, gpu_memory=80)
     assert round(plan.sizes.trainable / 1e9, 1) == 3.0

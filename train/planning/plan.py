@@ -9,7 +9,7 @@ from typing import Any
 from ...schema import ConfigError
 from ...schema.configs.train import TrainConfig
 from .compute import Compute, estimate_compute
-from .memory import Memory, estimate_memory
+from .memory import COMPUTE_BYTES, Memory, estimate_memory, reduces_every_micro_batch
 from .sizes import Sizes, measure_sizes
 from .trace import Tokens, Trace, token_counts, trace
 
@@ -136,9 +136,10 @@ def _layout(config: TrainConfig, *, sizes: Sizes, trace: Trace, gpus: int, group
 
 
 def _exchanged(config: TrainConfig, *, sizes: Sizes, group: int) -> int:
-    """Weights are gathered in forward and in backward of every micro-batch; float32 gradients are scattered once."""
+    """Weights are gathered in forward and in backward of every micro-batch; float32 gradients are scattered."""
     if group == 1:
         return 0
-    compute = 2 if config.engine.dtype == "bfloat16" else 4
-    gathered = 2 * compute * sizes.total * config.accumulation
-    return (gathered + 4 * sizes.trainable) * (group - 1) // group
+    wide = max(4, COMPUTE_BYTES[config.engine.dtype])
+    scatters = config.accumulation if reduces_every_micro_batch(config) else 1
+    gathered = 2 * COMPUTE_BYTES[config.engine.dtype] * sizes.total * config.accumulation
+    return (gathered + wide * sizes.trainable * scatters) * (group - 1) // group
