@@ -61,6 +61,15 @@ def test_disputed_tags_are_left_out(tmp_path: Path):
     assert report.exact_match.value == 0.5
 
 
+def test_differences_from_gold_are_named(tmp_path: Path):
+    columns = load_columns(Run.open(write_run(tmp_path / "run", [make_record(i) for i in range(3)])))
+    gold = gold_file(tmp_path / "g.jsonl", [line(0), line(2, GLOBAL, disputed=["style preservation"])])
+    scores, words = match_gold(columns, gold).differences(columns)
+    assert scores[0] == 0
+    assert np.isnan(scores[1])
+    assert (scores[2], words[2]) == (3, "+local editing, -global editing, +background preservation")
+
+
 def test_matching_by_uid_by_set_and_by_a_lone_id(tmp_path: Path):
     columns = load_columns(Run.open(write_run(tmp_path / "run", [make_record(i) for i in range(4)])))
     lines = [

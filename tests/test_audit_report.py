@@ -173,6 +173,16 @@ def test_cells_are_text_for_every_spreadsheet(text: str):
     assert safe_cell(text).startswith("'")
 
 
+@given(st.text())
+def test_any_text_is_safe_in_a_cell_and_in_a_data_block(text: str):
+    cell = safe_cell(text)
+    assert not re.match(r"\s*[=+\-@|%]", cell)
+    assert "\n" not in cell
+    block = safe_json({text: [text]})
+    assert not set("<>&\u2028\u2029") & set(block)
+    assert json.loads(block) == {text: [text]}
+
+
 def test_plain_cells_stay_as_they_are():
     assert safe_cell("make it red, please") == "make it red, please"
     assert len(safe_cell("y" * 10_000)) == 501

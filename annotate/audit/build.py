@@ -25,7 +25,7 @@ from .gate import apply_gate, load_gate
 from .gold import Gold, match_gold, score_gold
 from .page import write_page
 from .pictures import ReadsImages, triptych
-from .queues import QUEUES, Ranking, cut, rank_all
+from .queues import QUEUES, Ranking, cut, differs_from_gold, rank_all
 
 _NO_GATE = GateResult(passed=False, source="", checks=[], failures=[])
 
@@ -70,6 +70,9 @@ def _reckon(
     other = Run.open(inputs.against) if inputs.against else None
     before = load_columns(other) if other else None
     rankings = rank_all(run, columns, pictures, verified=verified, config=config, before=before)
+    gold_report = score_gold(columns, matched, rankings, config=config) if matched else None
+    if matched:
+        rankings.append(differs_from_gold(*matched.differences(columns)))
     broken = frequencies.broken_rules(columns)
     combinations, distinct = frequencies.count_combinations(columns)
     plan, plan_order = sampling.plan(columns, verified, config=config)
@@ -96,7 +99,7 @@ def _reckon(
         queues=queues,
         duplicates=find_duplicates(columns, pictures, bits=config.near_duplicate_bits),
         sampling=plan,
-        gold=score_gold(columns, matched, rankings, config=config) if matched else None,
+        gold=gold_report,
         drift=drift,
         gate=_NO_GATE,
         lists=[*(f"lists/{queue.name}.csv" for queue in queues if queue.entries), sampling.PLAN_FILE],

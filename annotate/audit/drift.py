@@ -74,9 +74,16 @@ def disagreement(columns: Columns, before: Columns) -> tuple[NDArray[np.float32]
         now, then = columns.tags[here, tag.id], before.tags[there, known.id]
         certain = _certainty(columns.probs[here, tag.id], now) * _certainty(before.probs[there, known.id], then)
         scores[here] += np.where(now != then, certain, 0)
-        for record in here[now != then].tolist():
-            words[record] += f"{', ' if words[record] else ''}{'+' if columns.tags[record, tag.id] else '-'}{tag.name}"
+        name_differences(words, tag.name, here[now != then], columns.tags[:, tag.id])
     return scores, words
+
+
+def name_differences(
+    words: NDArray[np.object_], name: str, records: NDArray[np.int64], given: NDArray[np.bool_]
+) -> None:
+    """Append `+name` or `-name` to the words of `records`, by whether this run gives the tag."""
+    for record in records.tolist():
+        words[record] += f"{', ' if words[record] else ''}{'+' if given[record] else '-'}{name}"
 
 
 def _certainty(probs: NDArray[np.float32], given: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from ...schema.files import write_text
 from ...schema.report import Estimate, GoldReport, TagScore
 from . import calibration
 from .columns import Columns
+from .drift import name_differences
 from .queues import Ranking
 from .sampling import Verified
 from .statistics import NOTHING, auroc_interval, bootstrap_counts, f1_interval, f1_of, wilson
@@ -116,6 +117,16 @@ class Matched:
         judged[self.index] = self.judged
         right[self.index] = (columns.tags[self.index] == self.truth) & self.judged
         return Verified(seen=seen, right=right, judged=judged)
+
+    def differences(self, columns: Columns) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+        """[N] judged tags in which the run differs from gold, NaN without gold; [N] which ones, in words."""
+        wrong = (columns.tags[self.index] != self.truth) & self.judged
+        scores = np.full(len(columns), np.nan, np.float32)
+        scores[self.index] = wrong.sum(axis=1)
+        words = np.full(len(columns), "", object)
+        for tag in columns.taxonomy.tags:
+            name_differences(words, tag.name, self.index[wrong[:, tag.id]], columns.tags[:, tag.id])
+        return scores, words
 
 
 def match_gold(columns: Columns, gold: Gold) -> Matched:

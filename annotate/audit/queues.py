@@ -26,9 +26,9 @@ Scores = NDArray[np.float32]
 
 QUEUES = (
     "noop", "foreign_target", "swapped", "misregistered", "wrong_scope", "wrong_tags", "contradictions", "broken_rules",
-    "disagreement", "uncertain",
+    "disagreement", "gold_differs", "uncertain",
 )  # fmt: skip
-"""Names of the queues, as a gate may state them; `disagreement` exists with --against only."""
+"""Names of the queues, as a gate may state them; `disagreement` exists with --against only, `gold_differs` with --gold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,18 @@ def _disagreement(columns: Columns, before: Columns) -> Ranking:
         "Annotators disagree",
         "The two runs give different tags; first come those where both were sure.",
         0.5,
+        scores,
+        lambda i: words[i],
+    )
+
+
+def differs_from_gold(scores: Scores, words: NDArray[np.object_]) -> Ranking:
+    """The queue of verified records whose tags are not the verified ones."""
+    return Ranking(
+        "gold_differs",
+        "Differs from gold",
+        "Verified records to which the run gives other tags: + given wrongly, - missing.",
+        1.0,
         scores,
         lambda i: words[i],
     )
