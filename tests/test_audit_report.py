@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from support_audit import annotate_corpus, make_record, picture_corpus, write_run
 from tagmoe.annotate.audit.commands import register
