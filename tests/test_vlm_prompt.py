@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support_vlm import TAXONOMY, config_for, record
-from tagmoe.annotate.vlm import preview
+from tagmoe.annotate.vlm import make_vlm, preview
+from tagmoe.annotate.vlm.in_process import engine_args
 from tagmoe.annotate.vlm.prompt import fenced, label_prompt, picture_order, prompt_version, system_text
 from tagmoe.annotate.vlm.settings import provenance_of
-from tagmoe.schema import Taxonomy
+from tagmoe.schema import ConfigError, Taxonomy
 
 
 def test_prompt_holds_every_tag_definition_and_rule_that_concerns_the_task():
@@ -105,3 +107,18 @@ def test_preview_shows_prompt_schema_and_tokens():
     assert shown.prompt_version == prompt_version(TAXONOMY)
     assert shown.schema["required"] == ["scope", "types", "preservation"]
     assert 60 < shown.reply_tokens < 200
+
+
+def test_a_missing_vllm_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)  # how Python marks a module that cannot be imported
+    with pytest.raises(ConfigError, match=r"annotator=vllm needs vLLM: pip install 'tagmoe\[vllm\]'"):
+        make_vlm("vllm", config_for("http://a/v1"), TAXONOMY)
+
+
+def test_engine_arguments_hold_what_only_the_engine_can_set():
+    config = config_for("http://a/v1", pictures__max_pixels=50176)
+    arguments = engine_args(config)
+    assert arguments["structured_outputs_config"] == {"backend": "xgrammar", "disable_any_whitespace": True}
+    assert arguments["mm_processor_kwargs"] == {"size": {"shortest_edge": 3136, "longest_edge": 50176}}
+    own = config.model_copy(update={"vllm": config.vllm.model_copy(update={"engine_args": {"dtype": "float32"}})})
+    assert engine_args(own)["dtype"] == "float32"
