@@ -40,7 +40,8 @@ def saturated(path: Path) -> None:
     ranks = start_ranks("cpu")
     logits = torch.full((1, 6, 2), -200.0, dtype=torch.float64)
     logits[..., ranks.rank] = 200.0
-    routing = [Routing(logits, logits.argmax(-1, keepdim=True), logits)]
+    scores = logits.softmax(-1)
+    routing = [Routing(logits, logits.argmax(-1, keepdim=True), scores, scores)]
     own = expert_counts(routing)
     everyone = ranks.sum_(own.clone())
     numbers = {"global": load_balance_loss(routing, everyone).item(), "micro": load_balance_loss(routing, own).item()}

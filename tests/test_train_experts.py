@@ -108,7 +108,7 @@ def layer(**changes) -> MoELayer:
 def test_layer_is_the_weighted_sum_of_its_selected_experts(top_k, layout):
     moe = layer(top_k=top_k, layout=layout)
     x = torch.randn(2, 5, D, dtype=torch.float64, requires_grad=True)
-    y, (_, ids, _) = moe(x)
+    y, (_, ids, *_) = moe(x)
     mlp = moe.experts.mlp
     p = (x @ moe.router.layer.weight.T).softmax(-1)
     assert torch.equal(ids.sort(-1).values, p.topk(top_k, dim=-1).indices.sort(-1).values)
@@ -135,7 +135,7 @@ def test_layer_by_hand_in_the_released_orientation():
         moe.experts.mlp.w1.copy_(torch.tensor([[2.0], [5.0]]))
         moe.experts.mlp.w2.copy_(torch.tensor([[10.0], [7.0]]))
         moe.experts.bias.fill_(1000.0)  # stored by the released weights, added by nobody
-    y, (logits, ids, _) = moe(torch.ones(1, 1, 1, dtype=torch.float64))
+    y, (logits, ids, *_) = moe(torch.ones(1, 1, 1, dtype=torch.float64))
     assert ids.item() == 0
     assert logits.softmax(-1).flatten().tolist() == pytest.approx([0.75, 0.25])
     assert y.item() == pytest.approx(0.75 * 10 * gelu_tanh(torch.tensor(2.0, dtype=torch.float64)).item())
@@ -144,7 +144,7 @@ def test_layer_by_hand_in_the_released_orientation():
 def test_straight_through_gate_is_one_with_the_gradient_of_log_probability():
     moe = layer(gate="straight_through")
     x = torch.randn(1, 4, D, dtype=torch.float64)
-    y, (_, ids, _) = moe(x)
+    y, (_, ids, *_) = moe(x)
     mlp = moe.experts.mlp
     ungated = by_hand(x[0], ids.flatten().tolist(), mlp.w1, mlp.w2, mlp.b1, mlp.b2)
     assert torch.allclose(y[0], ungated, atol=1e-13)

@@ -21,7 +21,8 @@ from tagmoe.train.router import Routing
 def routing(scores, ids) -> Routing:
     """One sample; `scores` is [T][E]."""
     logits = torch.tensor(scores, dtype=torch.float64).log().unsqueeze(0).requires_grad_()
-    return Routing(logits, torch.tensor(ids).view(1, -1, 1), logits)
+    scores = logits.softmax(-1)
+    return Routing(logits, torch.tensor(ids).view(1, -1, 1), scores, scores)
 
 
 def test_load_balance_by_hand():
@@ -52,7 +53,7 @@ def test_load_balance_pushes_the_crowded_expert_down():
 
 def test_z_loss_by_hand():
     logits = torch.tensor([[[math.log(1.0), math.log(3.0)]]], dtype=torch.float64)
-    r = Routing(logits, torch.zeros(1, 1, 1, dtype=torch.long), logits)
+    r = Routing(logits, torch.zeros(1, 1, 1, dtype=torch.long), logits.softmax(-1), logits.softmax(-1))
     assert z_loss([r]).item() == pytest.approx(math.log(4.0) ** 2)
 
 

@@ -47,7 +47,7 @@ def routing_signature(routing: Sequence[Routing], *, tokens: int | None, kind: s
     Returns:
         [B, E] for `mean`, [B, L*E] for `per_layer`.
     """
-    layers_LBE = torch.stack([r.signature_logits_BTE[:, :tokens].softmax(-1).mean(1) for r in routing])
+    layers_LBE = torch.stack([r.signature_BTE[:, :tokens].mean(1) for r in routing])
     if kind == "mean":
         return layers_LBE.mean(0)
     return layers_LBE.transpose(0, 1).flatten(1)

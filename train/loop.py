@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from ..schema import ConfigError, StoppedError, Taxonomy, load_taxonomy
 from ..schema.config import resolved_json
 from ..schema.configs.train import TrainConfig
-from ..shards.console import progress, say
+from ..shards.console import err, progress
 from .build import build_model, build_sharded
 from .data import Batches, BatchSource, MicroBatch
 from .engine.checkpoint import Checkpoints, Trained
@@ -294,10 +294,13 @@ def _announce(run: Run) -> None:
     model = run.trained.model
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(
-        f"model: {total:,} parameters, {trainable:,} trained, {len(model.moe_blocks)} MoE layers, {run.ranks.world} ranks"
+    err.print(
+        f"model: {total:,} parameters, {trainable:,} trained, {len(model.moe_blocks)} MoE layers, {run.ranks.world} ranks",
+        markup=False,
     )
     for layer, error in (run.upcycling or {}).items():
-        say(f"upcycling ({run.config.moe.upcycle}) {layer}: relative output error {error:.2e} at step 0")
+        err.print(
+            f"upcycling ({run.config.moe.upcycle}) {layer}: relative output error {error:.2e} at step 0", markup=False
+        )
     if run.step:
-        say(f"resuming after step {run.step}")
+        err.print(f"resuming after step {run.step}", markup=False)

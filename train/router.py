@@ -19,13 +19,10 @@ class Routing:
     logits_BTE: Tensor
     ids_BTK: Tensor
     """int64, ordered by falling selection score."""
-    signature_logits_BTE: Tensor
-    """The logits that the alignment loss sees: the same, or computed from the detached input."""
-
-    @property
-    def scores_BTE(self) -> Tensor:
-        """Softmax over all experts."""
-        return self.logits_BTE.softmax(-1)
+    scores_BTE: Tensor
+    """Softmax over all experts."""
+    signature_BTE: Tensor
+    """The scores that the alignment loss sees: the same, or computed from the detached input."""
 
     @property
     def experts(self) -> int:
@@ -70,18 +67,19 @@ class Router(nn.Module):
         # Not in state_dict: the engine keeps it with the trainer state, the released layout has no place for it.
         self.register_buffer("selection_bias", torch.zeros(experts), persistent=False)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [B, T, E] in float32 (float64 for float64 input), selected ids [B, T, K], signature logits."""
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of `Routing`, in float32 (float64 for float64 input)."""
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32))
             if self.training and self.jitter:
                 x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
             logits_BTE = self._logits(x)
+            scores_BTE = logits_BTE.softmax(-1)
             with torch.no_grad():
-                selection_BTE = logits_BTE.softmax(-1) + self.selection_bias.to(logits_BTE.dtype)
+                selection_BTE = scores_BTE + self.selection_bias.to(scores_BTE.dtype)
                 ids_BTK = selection_BTE.topk(self.top_k, dim=-1).indices
-            signature_logits_BTE = self._logits(x.detach()) if self.detach_signature else logits_BTE
-        return logits_BTE, ids_BTK, signature_logits_BTE
+            signature_BTE = self._logits(x.detach()).softmax(-1) if self.detach_signature else scores_BTE
+        return logits_BTE, ids_BTK, scores_BTE, signature_BTE
 
     def _logits(self, x: Tensor) -> Tensor:
         if self.inner is not None:
@@ -90,13 +88,13 @@ class Router(nn.Module):
         return F.linear(x, self.layer.weight.to(x.dtype))
 
 
-def gate(logits_BTE: Tensor, ids_BTK: Tensor, *, kind: str) -> Tensor:
+def gate(scores_BTE: Tensor, ids_BTK: Tensor, *, kind: str) -> Tensor:
     """Factor of every selected expert's output, [B, T, K], not renormalised.
 
     `raw` is the probability itself. `straight_through` is p / stop_gradient(p): value 1, gradient of log p, so that
     experts that copy the FFN give the FFN's output exactly while the router still learns from the task.
     """
-    gates_BTK = logits_BTE.softmax(-1).gather(-1, ids_BTK)
+    gates_BTK = scores_BTE.gather(-1, ids_BTK)
     if kind == "raw":
         return gates_BTK
     return gates_BTK / gates_BTK.detach()

@@ -99,8 +99,8 @@ class MoELayer(nn.Module):
     def forward(self, x_BTD: Tensor, router_input_BTD: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Output [B, T, D] and the fields of `Routing`."""
         routed = self.router(x_BTD if router_input_BTD is None else router_input_BTD)
-        logits_BTE, ids_BTK, _ = routed
-        gates_BTK = gate(logits_BTE, ids_BTK, kind=self.gate).to(x_BTD.dtype)
+        _, ids_BTK, scores_BTE, _ = routed
+        gates_BTK = gate(scores_BTE, ids_BTK, kind=self.gate).to(x_BTD.dtype)
         top_k = ids_BTK.shape[-1]
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         if top_k > 1:
