@@ -31,17 +31,19 @@ class PieceCache:
         self._written = limit
         self._lock = Lock()
 
-    def get(self, name: str) -> bytes | None:
-        """The piece, None if it is not there."""
-        path = self._path(name)
+    def get(self, name: str, *, start: int = 0, stop: int | None = None) -> bytes | None:
+        """Bytes [start, stop) of a piece (as many as it has), None if it is not there."""
         try:
-            with path.open("rb") as stream:
-                data = stream.read()
-                if time.time() - os.fstat(stream.fileno()).st_mtime > _TOUCH_SECONDS:
-                    os.utime(stream.fileno())
-                return data
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            facts = os.fstat(descriptor)
+            if time.time() - facts.st_mtime > _TOUCH_SECONDS:
+                os.utime(descriptor)
+            return os.pread(descriptor, (facts.st_size if stop is None else stop) - start, start)
+        finally:
+            os.close(descriptor)
 
     def put(self, name: str, data: bytes) -> None:
         """Store a piece; a piece above the whole bound is not stored."""

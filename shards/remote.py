@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 from urllib.parse import quote
@@ -22,8 +23,8 @@ from .tars import BadSpan
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1 << 20
-"""Aligned stretch of a tar that is fetched and cached as one: more helps small samples, less helps large ones."""
+CHUNK_BYTES = 4 << 20
+"""Aligned stretch of a tar that is fetched and cached as one."""
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each further attempt."""
 _FINAL_STATUS = {400, 401, 403, 405, 451}
@@ -31,6 +32,16 @@ _FINAL_STATUS = {400, 401, 403, 405, 451}
 
 class _FileSystem(Protocol):
     def cat_file(self, path: str, *, start: int | None, end: int | None) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The part [start, stop) of one chunk."""
+
+    name: str
+    number: int
+    start: int
+    stop: int
 
 
 class RemoteSource:
@@ -79,44 +90,50 @@ class RemoteSource:
         digest, total = self._sizes[shard]
         if offset + size > total:
             raise BadSpan(f"the index says byte {offset + size}, the manifest {total}")
-        first, last = offset // CHUNK_BYTES, (offset + size - 1) // CHUNK_BYTES
-        names = {number: f"{digest}-{number}" for number in range(first, last + 1)}
+        cuts: list[_Cut] = []
+        for number in range(offset // CHUNK_BYTES, (offset + size - 1) // CHUNK_BYTES + 1):
+            base = number * CHUNK_BYTES
+            start, stop = max(offset, base) - base, min(offset + size, base + CHUNK_BYTES) - base
+            cuts.append(_Cut(f"{digest}-{number}", number, start, stop))
         if fresh:
-            for name in names.values():
-                self._cache.drop(name)
-        pieces = {number: self._cache.get(name) for number, name in names.items()}
-        missing = [number for number, piece in pieces.items() if piece is None]
+            for cut in cuts:
+                self._cache.drop(cut.name)
+        parts = {cut.number: self._cached(cut) for cut in cuts}
+        missing = [cut for cut in cuts if parts[cut.number] is None]
         if missing:
-            with self._cache.fetching(names[missing[0]]):
-                pieces |= self._fetch(shard, names, missing, total=total)
-        data = b"".join(piece for _, piece in sorted(pieces.items()) if piece is not None)
-        begin = offset - first * CHUNK_BYTES
-        if len(data) < begin + size:
+            with self._cache.fetching(missing[0].name):
+                parts |= self._fetch(shard, missing, total=total)
+        data = b"".join(part for _, part in sorted(parts.items()) if part is not None)
+        if len(data) < size:
             raise BadSpan(f"{shard}.tar is shorter than the manifest says")
-        return data[begin : begin + size]
+        return data
 
-    def _fetch(self, shard: str, names: dict[int, str], missing: list[int], *, total: int) -> dict[int, bytes | None]:
-        """Pieces that another process has fetched meanwhile, or one range that holds all that are still missing."""
-        found = {number: self._cache.get(names[number]) for number in missing}
-        lacking = [number for number in missing if found[number] is None]
+    def _cached(self, cut: _Cut) -> bytes | None:
+        return self._cache.get(cut.name, start=cut.start, stop=cut.stop)
+
+    def _fetch(self, shard: str, cuts: list[_Cut], *, total: int) -> dict[int, bytes | None]:
+        """Parts that another process has fetched meanwhile, or one range over all chunks that are still missing."""
+        found = {cut.number: self._cached(cut) for cut in cuts}
+        lacking = [cut for cut in cuts if found[cut.number] is None]
         if not lacking:
             return found
-        start = lacking[0] * CHUNK_BYTES
-        stop = min((lacking[-1] + 1) * CHUNK_BYTES, total)
+        begin = lacking[0].number * CHUNK_BYTES
+        end = min((lacking[-1].number + 1) * CHUNK_BYTES, total)
         try:
-            data = self._patiently(f"{shard}.tar", start, stop)
+            data = self._patiently(f"{shard}.tar", begin, end)
         except FileNotFoundError as error:
             raise BadSpan(f"{self.url}/{shard}.tar does not exist") from error
-        if len(data) > stop - start:
+        if len(data) > end - begin:
             raise ConfigError(
-                f"{self.url} answers a request for {stop - start} bytes with {len(data)}: it does not serve ranges. "
+                f"{self.url} answers a request for {end - begin} bytes with {len(data)}: it does not serve ranges. "
                 "Use a server that does, or copy the set to a local folder"
             )
-        for number in range(lacking[0], lacking[-1] + 1):
-            piece = data[(number * CHUNK_BYTES) - start : (number + 1) * CHUNK_BYTES - start]
-            if len(piece) == min(CHUNK_BYTES, total - number * CHUNK_BYTES):
-                self._cache.put(names[number], piece)
-            found[number] = piece
+        for cut in lacking:
+            at = cut.number * CHUNK_BYTES - begin
+            chunk = data[at : at + CHUNK_BYTES]
+            if len(chunk) == min(CHUNK_BYTES, total - cut.number * CHUNK_BYTES):
+                self._cache.put(cut.name, chunk)
+            found[cut.number] = chunk[cut.start : cut.stop]
         return found
 
     def _patiently(self, relative: str, start: int | None, stop: int | None) -> bytes:

@@ -18,11 +18,12 @@ so a global step of several batches mixes task families.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,6 +42,8 @@ from .state import StreamState, check_state, fingerprint
 from .tars import BadSpan
 
 __all__ = ["Batch", "Fault", "Sample", "ShardStream", "StreamConfig", "StreamState"]
+
+T = TypeVar("T")
 
 _REPLACEMENTS = 16
 """How many replacements are tried for one sample before the stream gives up."""
@@ -168,6 +171,11 @@ class ShardStream:
         """The batch at `position` of the global sequence."""
         return self._read(self._plan(position), next_start=position - rank + world)
 
+    def places(self, position: int) -> list[tuple[str, int, int]]:
+        """Shard, offset and size of each sample of the batch at `position`; nothing is read."""
+        names = self.snapshot.shards
+        return [(names[shard].name, offset, size) for _, shard, offset, size, _ in self._plan(position).records]
+
     def batches(
         self,
         *,
@@ -195,6 +203,21 @@ class ShardStream:
                 yield self.batch(position, world=world, rank=rank)
             return
         yield from self._ahead(positions, world=world, rank=rank, prefetch=prefetch)
+
+    def raw_batches(
+        self, *, rank: int = 0, world: int = 1, start: int = 0, stop: int | None = None
+    ) -> Iterator[list[bytes]]:
+        """The same samples in the same order as `batches`, as stretches of tar, checked but not parsed.
+
+        For copying and counting; `tars.split_span` finds the members.
+        """
+        names, read = [shard.name for shard in self.snapshot.shards], self._set.source.read
+        for position in _count(start + rank, stop=stop, stride=world):
+            plan = self._plan(position)
+            try:
+                yield [read(names[s], offset=o, size=n, crc32=c) for _, s, o, n, c in plan.records]
+            except BadSpan:
+                yield [self._good(record, plan=plan, faults=[], use=_as_it_is) for record in plan.records]
 
     def _ahead(self, positions: Iterator[int], *, world: int, rank: int, prefetch: int) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(max_workers=prefetch, thread_name_prefix="tagmoe-stream")
@@ -241,39 +264,50 @@ class ShardStream:
     def _read(self, plan: _Plan, *, next_start: int) -> Batch:
         group = self.groups[plan.group]
         faults: list[Fault] = []
-        samples = tuple(self._sample(record, plan=plan, faults=faults) for record in plan.records)
+        samples = tuple(self._good(record, plan=plan, faults=faults, use=self._parse) for record in plan.records)
         return Batch(
             plan.position, plan.epoch, group.task, group.signature, group.bucket, samples, next_start, tuple(faults)
         )
 
-    def _sample(self, record: tuple[int, int, int, int, int], *, plan: _Plan, faults: list[Fault]) -> Sample:
-        """The sample, or a replacement of the same group that follows from the sample alone."""
+    def _good(
+        self,
+        record: tuple[int, int, int, int, int],
+        *,
+        plan: _Plan,
+        faults: list[Fault],
+        use: Callable[[int, bytes], T],
+    ) -> T:
+        """`use(map record, bytes)` of the sample, or of a replacement of the same group that follows from it alone."""
         wanted = record[0]
+        names = self.snapshot.shards
         for attempt in range(_REPLACEMENTS):
+            number, shard, offset, size, crc32 = record
             try:
-                return self._parse(record)
+                return use(number, self._set.source.read(names[shard].name, offset=offset, size=size, crc32=crc32))
             except BadSpan as error:
                 fault = self._fault(record, reason=str(error), epoch=plan.epoch)
                 faults.append(fault)
                 self.faults.add(fault)
                 group = self.groups[plan.group]
-                number = derive(self.config.seed, "replace", wanted, attempt) % group.size
-                record = self._record(int(group.records(np.array([number], np.uint64))[0]))
+                drawn = derive(self.config.seed, "replace", wanted, attempt) % group.size
+                record = self._record(int(group.records(np.array([drawn], np.uint64))[0]))
         raise DataError(f"{_REPLACEMENTS} replacements of one sample could not be read either: run `tagmoe verify`")
 
     def _record(self, number: int) -> tuple[int, int, int, int, int]:
         row = self._set.index.records[number]
         return number, int(row["shard"]), int(row["offset"]), int(row["size"]), int(row["crc32"])
 
-    def _parse(self, record: tuple[int, int, int, int, int]) -> Sample:
-        number, shard, offset, size, crc32 = record
-        data = self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size, crc32=crc32)
+    def _parse(self, number: int, data: bytes) -> Sample:
         overlay = self._set.overlay
         return parse_sample(data, tag_ids=None if overlay is None else tag_ids_of(int(overlay[number])))
 
     def _fault(self, record: tuple[int, int, int, int, int], *, reason: str, epoch: int) -> Fault:
         shard = self.snapshot.shards[record[1]].name
         return Fault(shard, key_at(self._set.source.local, shard=shard, offset=record[2]), reason, epoch)
+
+
+def _as_it_is(number: int, data: bytes) -> bytes:
+    return data
 
 
 def _count(first: int, *, stop: int | None, stride: int) -> Iterator[int]:

@@ -3,101 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from support_shards import build, make_run, mixed
+from support_site import served
 from tagmoe.schema import ConfigError, DataError, StoppedError
 from tagmoe.schema.configs.shards import StreamConfig
 from tagmoe.shards import remote
 from tagmoe.shards.cache import PieceCache
 from tagmoe.shards.stream import ShardStream
-
-
-@dataclass
-class Site:
-    """What the server does, and what it was asked."""
-
-    url: str = ""
-    asked: Counter[str] = field(default_factory=Counter)
-    fail: dict[str, list[int]] = field(default_factory=dict)
-    """Status codes to answer the next requests for a suffix with."""
-    cut: int = 0
-    """Answers to send only half of before closing the connection."""
-    ranges: bool = True
-    delay: float = 0.0
-
-
-@contextmanager
-def served(root: Path) -> Iterator[Site]:
-    site = Site()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
-
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, *, body: bool) -> None:
-            path = root / unquote(self.path.lstrip("/"))
-            site.asked[path.name] += body
-            time.sleep(site.delay)
-            planned = next((codes for suffix, codes in site.fail.items() if path.name.endswith(suffix) and codes), None)
-            if planned or not path.is_file():
-                self.send_response(planned.pop(0) if planned else 404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            data = path.read_bytes()
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            if wanted and site.ranges:
-                start, stop = int(wanted[1]), int(wanted[2]) + 1
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}")
-                data = data[start:stop]
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if body:
-                if site.cut > 0:
-                    site.cut -= 1
-                    self.wfile.write(data[: len(data) // 2])
-                    self.close_connection = True
-                    return
-                self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

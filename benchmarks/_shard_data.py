@@ -1,0 +1,175 @@
+"""Sample sets for the shard benchmarks: made once in a folder, from seeds."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from support_shards import TAXONOMY, Rec, make_run
+from tagmoe.schema.configs.shards import DEFAULT_BUCKETS, BuildConfig
+from tagmoe.schema.runs import Run
+from tagmoe.schema.shards import BuildSettings, ShardInfo, Snapshot
+from tagmoe.shards.build import build_shards
+from tagmoe.shards.index import INDEX
+from tagmoe.shards.indexmap import build_map
+from tagmoe.shards.layout import index_name
+from tagmoe.shards.manifest import save_snapshot
+
+
+def small(count: int) -> list[Rec]:
+    """Edits with two JPEGs of about 2 KB."""
+    rng = np.random.default_rng(0)
+    return [Rec(f"s{i}", "edit", {"source": _tiny(rng), "target": _tiny(rng)}) for i in range(count)]
+
+
+def real_size(count: int) -> list[Rec]:
+    """Edits with two JPEGs of 1024 x 768 and about 200 KB: 16 pictures, each file made distinct by a comment."""
+    rng = np.random.default_rng(1)
+    base = [_photo(rng) for _ in range(16)]
+    return [
+        Rec(
+            f"p{i}",
+            "edit",
+            {"source": _comment(base[i % 16], 2 * i), "target": _comment(base[(i + 7) % 16], 2 * i + 1)},
+        )
+        for i in range(count)
+    ]
+
+
+def run_of(folder: Path, records: Callable[[], list[Rec]]) -> Run:
+    """The run in `folder`, made if it is not there."""
+    return Run.open(folder / "run") if (folder / "run" / "run.json").is_file() else make_run(folder, records())
+
+
+def set_of(folder: Path, records: Callable[[], list[Rec]], *, shard_samples: int) -> Path:
+    """The shard set in `folder`, made if it is not there."""
+    if not (folder / "shards" / "manifest.json").is_file():
+        config = BuildConfig(shard_samples=shard_samples, near_bits=0)
+        build_shards(run_of(folder, records), folder / "shards", config=config, quiet=True)
+    return folder / "shards"
+
+
+def index_only_set(root: Path, *, rows: int, shard_rows: int = 5000) -> Path:
+    """A set of `rows` samples whose indexes are real and whose tars are absent: for memory and order, not for reading."""
+    if (root / "manifest.json").is_file():
+        return root
+    count = rows // shard_rows
+    numbers = np.arange(shard_rows)
+    columns: dict[str, object] = {
+        "key": [f"{n:032x}" for n in numbers],
+        "id": [f"r{n}" for n in numbers],
+        "corpus": ["bench"] * shard_rows,
+        "row": numbers,
+        "task": ["edit"] * shard_rows,
+        "instruction": ["make it red"] * shard_rows,
+        "scope": ["local editing"] * shard_rows,
+        "tag_ids": [[0, 7, 14]] * shard_rows,
+        "confidence": np.ones(shard_rows, np.float32),
+        "warnings": [[]] * shard_rows,
+        "group": [f"{n:032x}" for n in numbers],
+        "phashes": [[1, 2]] * shard_rows,
+        "bucket": ["1024x1024", "1152x896"] * (shard_rows // 2),
+        "width": np.full(shard_rows, 64),
+        "height": np.full(shard_rows, 64),
+        "offset": numbers * 8192,
+        "size": np.full(shard_rows, 8192),
+        "crc32": numbers,
+        "members": [[{"name": "json", "offset": 512, "size": 9, "crc32": 1}]] * shard_rows,
+    }
+    first = root / index_name("edit-src-jpg+tgt-jpg-train-000000")
+    first.parent.mkdir(parents=True)
+    schema = INDEX.with_metadata({b"tagmoe.format_version": b"1.0"})
+    pq.write_table(pa.table(columns, schema=schema), first)
+    names = [f"edit-src-jpg+tgt-jpg-train-{i:06d}" for i in range(count)]
+    for name in names[1:]:
+        shutil.copy(first, root / index_name(name))
+    facts = {"task": "edit", "signature": "src-jpg+tgt-jpg", "split": "train", "samples": shard_rows, "run_hash": ""}
+    shards = tuple(
+        ShardInfo.model_validate(
+            {"name": name, "bytes": shard_rows * 8192, "sha256": name, "index_sha256": "", **facts}
+        )
+        for name in names
+    )
+    snapshot = Snapshot(
+        number=1,
+        content_hash="",
+        taxonomy=TAXONOMY.ref,
+        tags={tag.name: tag.id for tag in TAXONOMY.tags},
+        settings=BuildSettings(buckets=DEFAULT_BUCKETS),
+        corpora=("bench",),
+        shards=shards,
+        sources=(),
+    ).sealed()
+    build_map(lambda relative: root / relative, snapshot, path=root / "index.map")
+    save_snapshot(root, snapshot)
+    return root
+
+
+class Clock:
+    """Wall and processor seconds (children included) of a block."""
+
+    def __enter__(self) -> Clock:
+        self._wall, self._cpu = time.perf_counter(), _cpu()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self._wall, _cpu() - self._cpu
+
+
+def _cpu() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def interleaved(contenders: dict[str, Callable[[], int]], *, rounds: int) -> dict[str, dict[str, float]]:
+    """Items a second of each contender, in turns; the best of `rounds`, by the clock and by processor seconds.
+
+    Processor seconds are the figure to compare on a machine that others use.
+    """
+    best: dict[str, dict[str, float]] = {name: {"per_second": 0.0, "per_cpu_second": 0.0} for name in contenders}
+    slowest: dict[str, float] = {}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            with Clock() as clock:
+                items = work()
+            rate = items / max(clock.cpu, 1e-9)
+            slowest[name] = min(slowest.get(name, rate), rate)
+            best[name]["per_second"] = max(best[name]["per_second"], items / clock.wall)
+            best[name]["per_cpu_second"] = max(best[name]["per_cpu_second"], rate)
+    return {name: {**rates, "worst_per_cpu_second": slowest[name], "rounds": rounds} for name, rates in best.items()}
+
+
+def _tiny(rng: np.random.Generator) -> bytes:
+    return _jpeg(Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)).resize((64, 64)), 90)
+
+
+def _photo(rng: np.random.Generator) -> bytes:
+    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((1024, 768))
+    grain = rng.normal(0, 9, (768, 1024, 3))
+    return _jpeg(Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)), 85)
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def _comment(data: bytes, number: int) -> bytes:
+    text = json.dumps({"n": number}).encode()
+    return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + data[2:]
