@@ -194,6 +194,27 @@ def _qwen3_vl(vocabulary: int) -> dict[str, object]:
 _SHAPES = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
 
 
+def make_corpus(folder: Path, *, records: int) -> Path:
+    """Edits with two small pictures each; the last one's target is missing."""
+    from PIL import Image
+
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 90, 200 - 40 * i)).save(folder / f"{i}.png")
+    rows = [
+        {
+            "id": f"r{i}",
+            "task": "edit",
+            "instruction": f"Paint thing number {i} blue.",
+            "source": f"{i % 4}.png",
+            "target": "gone.png" if i == records - 1 else f"{(i + 1) % 4}.png",
+        }
+        for i in range(records)
+    ]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
 def config_of(model: Path | str, *, endpoint: str = "http://127.0.0.1:9/v1", **changes: object) -> VlmConfig:
     """Settings that suit a tiny model on a small machine; `section__field=value` changes one."""
     sections: dict[str, dict[str, object]] = {

@@ -49,41 +49,57 @@ Answer = Reply | Failure
 Dialogue = Generator[Sequence[Request], Sequence[Answer], Labels | Failure]
 
 
+_MENDABLE = ("rule_violation", "invalid_reply")
+_LONGEST_QUOTE = 4096
+"""Characters of a bad reply that are shown to the model again."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    ids: frozenset[int]
-    reply: Reply
+class _Vote:
+    """A question, its answer, and the tag ids that were read from it or why not."""
+
+    ask: Request
+    answer: Answer
+    reading: frozenset[int] | Failure
+
+    @property
+    def mendable(self) -> bool:
+        return isinstance(self.answer, Reply) and isinstance(self.reading, Failure) and self.reading.reason in _MENDABLE
+
+    def asked_again(self) -> Request:
+        """The same question, continued by the answer and what is wrong with it."""
+        said = self.answer.text if isinstance(self.answer, Reply) else ""
+        problem = self.reading.detail if isinstance(self.reading, Failure) else ""
+        return replace(self.ask, history=(*self.ask.history, (said[:_LONGEST_QUOTE], complaint(problem))))
 
 
 def dialogue(record: Prepared, *, taxonomy: Taxonomy, config: VlmConfig) -> Dialogue:
     """Label one record: `votes` replies, each asked again when it breaks a rule, and the swap test if configured."""
-    asks = [first_request(record, taxonomy=taxonomy, config=config, vote=vote) for vote in range(config.sampling.votes)]
-    order_asks = _direction_asks(record, config) if config.sampling.swap_test else []
-    answers = yield (*asks, *order_asks)
-    orders, answers = answers[len(asks) :], list(answers[: len(asks)])
-    readings = [_read(taxonomy, ask, answer) for ask, answer in zip(asks, answers, strict=True)]
-    usage = [answer.usage for answer in (*answers, *orders) if isinstance(answer, Reply)]
-    asked_again = False
-    for _ in range(config.sampling.reasks):
-        wrong = [i for i, reading in enumerate(readings) if isinstance(reading, Failure) and _mends(reading)]
-        wrong = [i for i in wrong if isinstance(answers[i], Reply)]
-        if not wrong:
+    sampling = config.sampling
+    asks = [first_request(record, taxonomy=taxonomy, config=config, vote=vote) for vote in range(sampling.votes)]
+    direction = _direction_asks(record, config) if sampling.swap_test else []
+    answers = yield (*asks, *direction)
+    received = list(answers)
+    votes = _votes(taxonomy, asks, answers[: len(asks)])
+    warnings = _direction_warnings(answers[len(asks) :])
+    for _ in range(sampling.reasks):
+        broken = [i for i, vote in enumerate(votes) if vote.mendable]
+        if not broken:
             break
-        for i in wrong:
-            asks[i] = _with_complaint(asks[i], answers[i], readings[i])
-        fresh = yield [asks[i] for i in wrong]
-        asked_again = True
-        for i, answer in zip(wrong, fresh, strict=True):
-            answers[i] = answer
-            readings[i] = _read(taxonomy, asks[i], answer)
-        usage += [answer.usage for answer in fresh if isinstance(answer, Reply)]
-    warnings = [warning("asked_again")] if asked_again else []
-    result = _conclude(taxonomy, config=config, record=record, readings=readings)
+        asks = [votes[i].asked_again() for i in broken]
+        answers = yield asks
+        received += answers
+        for i, vote in zip(broken, _votes(taxonomy, asks, answers), strict=True):
+            votes[i] = vote
+    if any(vote.ask.history for vote in votes):
+        warnings = [warning("asked_again"), *warnings]
+    result = _conclude(taxonomy, config=config, record=record, votes=votes)
     if isinstance(result, Failure):
         return result
+    usage = [answer.usage for answer in received if isinstance(answer, Reply)]
     return replace(
         result,
-        warnings=(*warnings, *result.warnings, *_direction_warnings(orders)),
+        warnings=(*result.warnings, *warnings),
         usage=(sum(prompt for prompt, _ in usage), sum(reply for _, reply in usage)),
     )
 
@@ -141,7 +157,11 @@ def _carried_out(reply: Reply) -> float | None:
     return {f'{{"{DIRECTION_KEY}":true}}': 1.0, f'{{"{DIRECTION_KEY}":false}}': 0.0}.get(compact)
 
 
-def _read(taxonomy: Taxonomy, ask: Request, answer: Answer) -> _Reading | Failure:
+def _votes(taxonomy: Taxonomy, asks: Sequence[Request], answers: Sequence[Answer]) -> list[_Vote]:
+    return [_Vote(ask, answer, _read(taxonomy, ask, answer)) for ask, answer in zip(asks, answers, strict=True)]
+
+
+def _read(taxonomy: Taxonomy, ask: Request, answer: Answer) -> frozenset[int] | Failure:
     if isinstance(answer, Failure):
         return answer
     if answer.finish == "length":
@@ -156,39 +176,27 @@ def _read(taxonomy: Taxonomy, ask: Request, answer: Answer) -> _Reading | Failur
     broken = [v for v in taxonomy.check(ids, task=ask.record.pair.task) if v.severity == "error"]
     if broken:
         return Failure("rule_violation", " ".join(f"{v.rule}: {v.message}" for v in broken))
-    return _Reading(ids, answer)
+    return ids
 
 
-def _mends(failure: Failure) -> bool:
-    return failure.reason in ("rule_violation", "invalid_reply")
+def _conclude(taxonomy: Taxonomy, *, config: VlmConfig, record: Prepared, votes: Sequence[_Vote]) -> Labels | Failure:
+    """Labels if most votes can be read, otherwise the first failure."""
+    ballots = [vote.reading for vote in votes if not isinstance(vote.reading, Failure)]
+    failures = [vote.reading for vote in votes if isinstance(vote.reading, Failure)]
+    if len(failures) >= len(ballots):
+        return failures[0]
+    if len(votes) > 1:
+        return _elected(taxonomy, record=record, ballots=ballots)
+    return _single(taxonomy, config=config, record=record, ids=ballots[0], answer=votes[0].answer)
 
 
-def _with_complaint(ask: Request, answer: Answer, reading: _Reading | Failure) -> Request:
-    said = answer.text if isinstance(answer, Reply) else ""
-    problem = reading.detail if isinstance(reading, Failure) else ""
-    return replace(ask, history=(*ask.history, (said[:4096], complaint(problem))))
-
-
-def _conclude(
-    taxonomy: Taxonomy, *, config: VlmConfig, record: Prepared, readings: Sequence[_Reading | Failure]
-) -> Labels | Failure:
-    valid = [reading for reading in readings if isinstance(reading, _Reading)]
-    if 2 * len(valid) <= len(readings):
-        return next(reading for reading in readings if isinstance(reading, Failure))
-    if len(readings) == 1:
-        return _single(taxonomy, config=config, record=record, reading=valid[0])
-    return _elected(taxonomy, record=record, ballots=[reading.ids for reading in valid])
-
-
-def _single(taxonomy: Taxonomy, *, config: VlmConfig, record: Prepared, reading: _Reading) -> Labels:
-    reply = reading.reply
-    unknown: tuple[float | None, ...] = (None,) * taxonomy.size
-    raw = unknown
-    if reply.tokens is not None:
-        raw = tag_probabilities(taxonomy, task=record.pair.task, tokens=reply.tokens, text=reply.text)
+def _single(taxonomy: Taxonomy, *, config: VlmConfig, record: Prepared, ids: frozenset[int], answer: Answer) -> Labels:
+    raw: tuple[float | None, ...] = (None,) * taxonomy.size
+    if isinstance(answer, Reply) and answer.tokens is not None:
+        raw = tag_probabilities(taxonomy, task=record.pair.task, tokens=answer.tokens, text=answer.text)
     known = any(p is not None for p in raw)
     return Labels(
-        tag_ids=tuple(sorted(reading.ids)),
+        tag_ids=tuple(sorted(ids)),
         tag_probs=scaled(taxonomy, raw, temperatures=config.calibration),
         tag_probs_raw=raw,
         calibration=config.calibration.name if known else "none",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support_tiny_vlm import FAMILIES, config_of, make_model
+from support_tiny_vlm import FAMILIES, config_of, make_corpus, make_model
 from support_vlm import TAXONOMY, record
+from tagmoe.annotate import runner
 from tagmoe.annotate.base import Failure, Labels
 from tagmoe.annotate.vlm import make_vlm
 from tagmoe.annotate.vlm.dialogue import Reply, first_request
 from tagmoe.annotate.vlm.in_process import VllmAnnotator
-from tagmoe.schema import parse_reply
+from tagmoe.schema import Run, parse_reply
+from tagmoe.schema.configs.annotate import AnnotateConfig
 from tagmoe.schema.configs.vlm import VlmConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
@@ -89,6 +91,21 @@ def test_control_tokens_in_an_instruction_are_text(annotator: VllmAnnotator):
     plain, attacked = (replies(annotator, annotator._config, 1, instruction=text)[0] for text in ("x", hostile))
     bytes_more = len(hostile.encode()) - 1
     assert attacked.usage[0] - plain.usage[0] >= bytes_more / 2, "as text the hostile words take many tokens"
+
+
+def test_a_whole_run_ends_with_every_record_labelled_or_named(annotator: VllmAnnotator, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "make_annotator", lambda _config: annotator)
+    monkeypatch.setattr(annotator, "close", lambda: None)
+    settings = {"corpus": {"uri": str(make_corpus(tmp_path / "corpus", records=20))}, "annotator": "vllm", "workers": 1}
+    config = AnnotateConfig.model_validate({**settings, "vlm": annotator._config.model_dump()})
+    info = runner.annotate(config, out=tmp_path / "run", quiet=True)
+    run = Run.open(tmp_path / "run")
+    rejects = {item.row: item.reason for item in run.rejects()}
+    labelled = {item.row for item in run.annotations()}
+    assert sorted([*rejects, *labelled]) == list(range(20))
+    assert rejects.pop(19) == "missing_image"
+    assert set(rejects.values()) <= {"rule_violation"}
+    assert info.parts[0].tokens[1] > 19 * 60
 
 
 def test_a_model_that_does_not_exist_is_a_clear_error(tmp_path):

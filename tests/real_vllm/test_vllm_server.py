@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_tiny_vlm import ENVIRONMENT, config_of, make_model
+from support_tiny_vlm import ENVIRONMENT, config_of, make_corpus, make_model
 from support_vlm import TAXONOMY, record
 from tagmoe.annotate.base import Failure, Labels
+from tagmoe.annotate.runner import annotate
 from tagmoe.annotate.vlm import make_vlm
 from tagmoe.annotate.vlm.dialogue import Reply, first_request
 from tagmoe.annotate.vlm.server import ServerAnnotator
-from tagmoe.annotate.vlm.wire import chat_body, data_url
-from tagmoe.schema import ConfigError, parse_reply
+from tagmoe.annotate.vlm.wire import chat_body, data_url, read_completion
+from tagmoe.schema import ConfigError, Run, parse_reply
+from tagmoe.schema.configs.annotate import AnnotateConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 MODEL = "tiny-qwen3-vl"
@@ -86,8 +88,6 @@ def asked(endpoint: str, **changes: object) -> Reply:
     item = record()
     request = first_request(item, taxonomy=TAXONOMY, config=config)
     body = chat_body(request, pictures=[data_url(p, encoding="jpeg") for p in item.pixels], config=config)
-    from tagmoe.annotate.vlm.wire import read_completion
-
     with openai.OpenAI(base_url=endpoint, api_key="none") as client:
         response = client.chat.completions.with_raw_response.create(**body)  # type: ignore[call-overload]
     answer = read_completion(response.content).answer()
@@ -137,6 +137,20 @@ def test_swap_test_runs(endpoint: str):
     results = annotator.annotate([record(0), record(1)])
     annotator.close()
     assert len(results) == 2
+
+
+def test_a_whole_run_and_the_same_run_again(endpoint: str, tmp_path: Path):
+    vlm = config_of(MODEL, endpoint=endpoint).model_dump()
+    corpus = make_corpus(tmp_path / "corpus", records=16)
+    config = AnnotateConfig.model_validate(
+        {"corpus": {"uri": str(corpus)}, "annotator": "server", "workers": 1, "vlm": vlm}
+    )
+    first = annotate(config, out=tmp_path / "run", quiet=True)
+    run = Run.open(tmp_path / "run")
+    assert sorted(item.row for item in [*run.annotations(), *run.rejects()]) == list(range(16))
+    assert [item.reason for item in run.rejects() if item.row == 15] == ["missing_image"]
+    again = annotate(config, out=tmp_path / "run", quiet=True)
+    assert again.run_hash == first.run_hash
 
 
 def test_a_wrong_model_name_is_a_configuration_error(endpoint: str):
