@@ -84,7 +84,7 @@ function drawCards() {
   more.hidden = found.length <= view.shown;
   more.textContent = `Show ${Math.min(STEP, found.length - view.shown)} more of ${whole(found.length)}`;
   for (const chip of document.querySelectorAll("#queues button")) chip.setAttribute("aria-pressed", String(chip.dataset.queue === view.queue));
-  document.getElementById("meaning").textContent = meaning();
+  document.getElementById("meaning").replaceChildren(...meaning());
   document.getElementById("by-tag").value = view.tag === null ? "" : String(view.tag);
   const pair = document.getElementById("pair");
   pair.hidden = view.also === null;
@@ -93,8 +93,9 @@ function drawCards() {
 
 function meaning() {
   const queue = QUEUE.get(view.queue);
-  if (!queue) return view.queue === "random" ? "Drawn at random: what the usual record looks like." : `${whole(CARDS.length)} of ${whole(REPORT.coverage.annotated)} records are in this page: the first of every queue, examples, and a random sample.`;
-  return `${queue.meaning} ${whole(queue.flagged)} of ${whole(queue.scored)} scored records are flagged; the first ${whole(queue.entries.length)} are in lists/${queue.name}.csv.`;
+  if (!queue) return [view.queue === "random" ? "Drawn at random: what the usual record looks like." : `${whole(CARDS.length)} of ${whole(REPORT.coverage.annotated)} records are in this page: the first of every queue, examples, and a random sample.`];
+  const file = `lists/${queue.name}.csv`;
+  return [`${queue.meaning} ${whole(queue.flagged)} of ${whole(queue.scored)} scored records are flagged; the first ${whole(queue.entries.length)} are in `, el("a", { href: file }, file), "."];
 }
 
 function show(change) {
