@@ -135,6 +135,7 @@ def toy_config(**sets: object) -> TrainConfig:
         "log.routing_samples": 16,
         "log.routing_every": 0,
         "log.tensorboard": False,
+        "log.samples": 0,
         "engine.checkpoint_every": 100,
     }
     base |= {name.replace("__", "."): value for name, value in sets.items()}

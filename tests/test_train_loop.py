@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from support_train import ToySource, toy_config
 from tagmoe.schema import ConfigError, StoppedError, load_taxonomy
 from tagmoe.train.build import build_model
 from tagmoe.train.engine.checkpoint import read_weights
 from tagmoe.train.loop import train
 
-TIMES = ("step_seconds", "tokens_per_second", "data_wait")
+TIMES = ("step_seconds", "tokens_per_second", "data_wait", "tflops_per_device")
 
 
 def metrics(run: Path) -> list[dict]:
@@ -37,7 +38,7 @@ class Interrupting(ToySource):
 
 
 def test_a_run_writes_everything_it_promises(tmp_path):
-    train(toy_config(log__tensorboard=True, log__routing_every=2), out=tmp_path, source=ToySource())
+    train(toy_config(log__tensorboard=True, log__routing_every=2, log__samples=3), out=tmp_path, source=ToySource())
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"flow", "load_balance", "alignment", "z", "grad_norm", "lr", "epoch", "layer0/load_cv"} <= set(lines[0])
@@ -52,6 +53,8 @@ def test_a_run_writes_everything_it_promises(tmp_path):
         assert len(layer["scope_by_noise_level"]) == 5
     assert (tmp_path / "routing" / "train.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "routing" / "step-000002.json").is_file()
+    with Image.open(tmp_path / "samples" / "step-000004.png") as grid:
+        assert grid.size == (3 * 96, 3 * 96)
     assert list((tmp_path / "tensorboard").iterdir())
     assert (tmp_path / "checkpoints" / "step-000004" / ".metadata").is_file()
 

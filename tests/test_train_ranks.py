@@ -21,7 +21,7 @@ from tagmoe.train.engine.checkpoint import read_weights
 from tagmoe.train.loop import train
 
 HERE = Path(__file__).parent
-TIMES = ("step_seconds", "tokens_per_second", "data_wait")
+TIMES = ("step_seconds", "tokens_per_second", "data_wait", "tflops_per_device")
 WHOLE = {"steps": 6, "engine__checkpoint_every": 2, "engine__keep_checkpoints": 9}
 FLOAT64 = {**WHOLE, "engine__dtype": "float64"}
 UPCYCLED = {"steps": 1, "moe__gate": "straight_through", "moe__upcycle": "exact"}

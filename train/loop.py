@@ -19,6 +19,7 @@ from ..shards.console import err, progress
 from .build import build_model, build_sharded
 from .data import Batches, BatchSource, MicroBatch
 from .engine.checkpoint import Checkpoints, Trained
+from .engine.flops import micro_batch_flops
 from .engine.journal import Journal
 from .engine.measure import step_metrics
 from .engine.optimizer import Ema, learning_rate, make_optimizer, set_learning_rate
@@ -176,6 +177,8 @@ def train_step(run: Run, *, first: int, flag: StopFlag) -> tuple[dict[str, Any],
         # The share of a full micro-batch: a ragged one weighs as many samples as it has.
         (loss * (batch.size / (config.micro_batch * config.accumulation))).backward()
         sums.add(forward, loss=float(loss.detach()), limit=config.engine.max_loss)
+        image = batch.clean_BTC.shape[1] + batch.condition_BIC.shape[1]
+        sums.flops += micro_batch_flops(config, batch=batch.size, image=image, text=batch.text_BSD.shape[1])
     sums.stop, sums.wait = float(bool(flag)), run.batches.waited - waited
     sums.take(ranks.sum_(sums.vector()))
     ranks.sum_(seen)

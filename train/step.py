@@ -115,6 +115,7 @@ class StepSums:
     bad: float = 0.0
     stop: float = 0.0
     wait: float = 0.0
+    flops: float = 0.0
     scores_LE: Tensor | None = None
 
     FIELDS: ClassVar[tuple[str, ...]] = (

@@ -187,6 +187,12 @@ class LogConfig(Config):
     routing_every: int = Field(default=0, ge=0)
     """Steps between routing statistics on the held-out samples; 0 only at the end."""
     routing_samples: int = Field(default=256, ge=8)
+    samples: int = Field(default=0, ge=0)
+    """Fixed samples drawn as pictures with every routing report; needs an encoder that can decode."""
+    sample_steps: int = Field(default=30, ge=1)
+    guidance: float = Field(default=4.0, ge=1)
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Of one device in engine.dtype, such as 989 for an H100; MFU is logged against it."""
     tensorboard: bool = True
     wandb_project: str | None = None
     mlflow_experiment: str | None = None
@@ -255,7 +261,7 @@ TINY: dict[str, object] = {
     "data": {"area": 64 * 64, "max_text_tokens": 48},
     "optimizer": {"lr": 2e-3, "warmup": 20, "schedule": "cosine", "min_lr_ratio": 0.1},
     "engine": {"ema": 0.99, "checkpoint_every": 200},
-    "log": {"every": 10, "routing_every": 200},
+    "log": {"every": 10, "routing_every": 250, "samples": 6, "sample_steps": 12, "guidance": 2.0},
 }
 
 QWEN_IMAGE: dict[str, object] = {

@@ -75,7 +75,7 @@ class Batches:
         numbers: Callable[[int], int],
         retag: Callable[[Sample], Sequence[int]] | None = None,
     ):
-        self._source, self._encoder, self._config, self._tags = source, encoder, config, tags
+        self._source, self.encoder, self._config, self._tags = source, encoder, config, tags
         self._numbers, self._retag = numbers, retag
         self._cache = EncodedCache(encoder, limit_bytes=config.data.cache_mb << 20)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tagmoe-batches")
@@ -106,7 +106,7 @@ class Batches:
         return collate(
             samples,
             [self._cache.encode(sample) for sample in samples],
-            null_text_SD=self._encoder.null_text_SD,
+            null_text_SD=self.encoder.null_text_SD,
             epoch=epoch,
             seed=self._config.seed,
             tags=self._tags,

@@ -35,7 +35,10 @@ def step_metrics(run: Run, sums: StepSums, *, seconds: float) -> dict[str, Any]:
         "tokens_per_second": sums.tokens / seconds,
         "step_seconds": seconds,
         "data_wait": sums.wait / ranks.world / seconds,
+        "tflops_per_device": sums.flops / ranks.world / seconds / 1e12,
     }
+    if config.log.peak_tflops:
+        metrics["mfu"] = metrics["tflops_per_device"] / config.log.peak_tflops
     return metrics
 
 

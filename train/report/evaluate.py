@@ -19,6 +19,7 @@ from ..data import BatchSource, MicroBatch, Sample
 from ..sources import open_source
 from ..step import Forward, forward_micro
 from .picture import draw_routing
+from .samples import draw_samples
 from .statistics import Observations, routing_statistics
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Watcher:
             if seen is None:
                 continue
             reports[split] = routing_statistics(seen, taxonomy=run.taxonomy)
+        self._draw(run, journal=journal)
         if not run.ranks.is_main or not reports:
             return reports
         folder = run.out / "routing"
@@ -72,6 +74,16 @@ class Watcher:
                 draw_routing(report, path, title=f"{split}: {report['samples']} samples after step {run.step}")
                 journal.picture(f"routing/{split}", path, step=run.step)
         return reports
+
+    def _draw(self, run: Run, *, journal: Journal) -> None:
+        """Pictures of the first sample of as many micro-batches, held-out ones where there are."""
+        count = run.config.log.samples
+        batches = self.splits.get(run.config.data.val_split) or next(iter(self.splits.values()))
+        chosen = [batch[0] for batch in batches][:count]
+        chosen += [sample for batch in batches for sample in batch[1:]][: count - len(chosen)]
+        path = run.out / "samples" / f"step-{run.step:06d}.png"
+        if chosen and draw_samples(run, chosen, path) and run.ranks.is_main:
+            journal.picture("samples", path, step=run.step)
 
 
 def headline(report: dict[str, Any]) -> dict[str, float]:
