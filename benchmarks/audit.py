@@ -126,6 +126,11 @@ def _summary(faults: dict[str, dict[str, object]], scale: list[dict[str, object]
             lines.append(
                 f"| {name} | {row['queue']} | {row['planted']} | {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] |"
             )
+    lines += [
+        "",
+        "The embedded annotator never trained on these pairs, but the few numbers that join its text with its pixels were "
+        "fitted on their verified tags; the rows with the consensus alone are free of that. Intervals draw whole pairs.",
+    ]
     lines += ["", "Real mismatches marked by reviewers (0.5 is chance):", "", "| queue | AUROC |", "|---|---|"]
     for name, row in faults["real mismatches"].items():
         lines.append(f"| {name} | {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] |")  # type: ignore[index]
