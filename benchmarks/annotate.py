@@ -2,6 +2,7 @@
 
     python benchmarks/annotate.py server            # beside a bare asyncio client at equal concurrency
     python benchmarks/annotate.py vllm              # beside bare LLM.chat, in the environment of `make test-vllm`
+    python benchmarks/annotate.py resume            # killed at 90 %, then the same command again
     python benchmarks/annotate.py memory            # peak memory against corpus size
     python benchmarks/annotate.py tokens FILE       # tokens of prompts and replies under a tokenizer.json
 
@@ -22,6 +23,7 @@ import random
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -367,6 +369,62 @@ def bare_chat(corpus: Path, annotator: Any) -> None:
             )
 
 
+def bench_resume(*, records: int, side: int, concurrency: int, latency: float) -> None:
+    """A run killed with SIGKILL when 90 % of its replies have come, and the same command again."""
+    with workspace() as folder:
+        corpus = make_corpus(folder / "corpus", records=records, side=side)
+        stub = Stub(latency)
+        whole = _cli(corpus, folder / "whole", url=stub.url, concurrency=concurrency)
+        started = time.time()
+        assert whole.wait() == 0
+        whole_seconds = time.time() - started
+        whole_start = stub.answered()[0][0] - started
+        killed = _cli(corpus, folder / "killed", url=stub.url, concurrency=concurrency)
+        answered = 0
+        while answered < 0.9 * records:
+            answered += len(stub.answered())
+        killed.kill()
+        killed.wait()
+        time.sleep(2 * latency)
+        answered += len(stub.answered())
+        started = time.time()
+        assert _cli(corpus, folder / "killed", url=stub.url, concurrency=concurrency).wait() == 0
+        resume_seconds = time.time() - started
+        again = stub.answered()[1:]  # the control request comes first
+        stub.stop()
+        hashes = [json.loads((folder / run / "run.json").read_text())["run_hash"] for run in ("whole", "killed")]
+    extra = (again[0][0] - started) - whole_start
+    result = {
+        "machine": machine("tagmoe", "openai"),
+        "records": records,
+        "whole_seconds": round(whole_seconds, 1),
+        "answered_before_the_kill": answered,
+        "asked_after_the_kill": len(again),
+        "resume_seconds": round(resume_seconds, 1),
+        "later_first_request_seconds": round(extra, 2),
+        "ms_per_logged_record": round(1000 * extra / max(records - len(again), 1), 2),
+        "same_bytes": hashes[0] == hashes[1],
+        "load_average": os.getloadavg()[0],
+    }
+    summary = [
+        f"### annotate: SIGKILL at 90 % of {records} records (server, concurrency {concurrency}), same command again",
+        "",
+        f"Whole run {whole_seconds:.1f} s; {answered} replies before the kill, {len(again)} asked after it; same bytes: "
+        f"{result['same_bytes']}. The first new request left {extra:.1f} s later than in a fresh run, "
+        f"{result['ms_per_logged_record']} ms a record whose reply was logged (its pictures are read and hashed again). Only "
+        f"the part in progress is read again, at most 16,384 records. Load average {result['load_average']:.1f}. Command: "
+        "`python benchmarks/annotate.py resume`.",
+    ]
+    save("annotate_resume", result, summary="\n".join(summary))
+
+
+def _cli(corpus: Path, out: Path, *, url: str, concurrency: int) -> subprocess.Popen[bytes]:
+    options = ["--annotator", "server", "--model", MODEL, "--endpoint", url, "--json"]
+    settings = ["--set", f"vlm.server.concurrency={concurrency}"]
+    command = [sys.executable, "-m", "tagmoe.cli", "annotate", str(corpus), "--out", str(out), *options, *settings]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
 def bench_memory(sizes: list[int]) -> None:
     """Peak memory of one process that annotates corpora of growing size; each size in its own process."""
     context = multiprocessing.get_context("spawn")
@@ -444,6 +502,11 @@ def main() -> None:
     server.add_argument("--concurrency", type=int, default=32)
     server.add_argument("--latency", type=float, default=4.0)
     server.add_argument("--repeats", type=int, default=3)
+    resume = arms.add_parser("resume")
+    resume.add_argument("--records", type=int, default=320)
+    resume.add_argument("--side", type=int, default=512)
+    resume.add_argument("--concurrency", type=int, default=32)
+    resume.add_argument("--latency", type=float, default=4.0)
     engine = arms.add_parser("vllm")
     engine.add_argument("--records", type=int, default=256)
     engine.add_argument("--side", type=int, default=224)
@@ -453,7 +516,7 @@ def main() -> None:
     tokens = arms.add_parser("tokens")
     tokens.add_argument("file", type=Path)
     # Without an arm, as run_all.py calls it: those that need neither vLLM nor a tokenizer.
-    given = [[word] for word in ("server", "memory")] if len(sys.argv) == 1 else [sys.argv[1:]]
+    given = [[word] for word in ("server", "resume", "memory")] if len(sys.argv) == 1 else [sys.argv[1:]]
     for words in given:
         run(vars(parser.parse_args(words)))
 
@@ -462,6 +525,8 @@ def run(options: dict[str, Any]) -> None:
     match options.pop("arm"):
         case "server":
             bench_server(**options)
+        case "resume":
+            bench_resume(**options)
         case "vllm":
             bench_vllm(**options)
         case "memory":
