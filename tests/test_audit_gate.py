@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_the_report_is_read_back_and_bound_to_its_run(report: Report, tmp_path: 
         load_report(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         load_report(tmp_path / "none")
+
+
+def test_the_documented_schema_is_the_one_in_force(report: Report):
+    """Written by: python -c "import json; from tagmoe.schema.report import Report;
+    print(json.dumps(Report.model_json_schema(), indent=1))" > docs/report.schema.json"""
+    documented = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
+    assert documented == Report.model_json_schema()
+    assert set(json.loads(report.model_dump_json())) == set(documented["properties"])
 
 
 def test_drift_counts_flips_and_agreement(tmp_path: Path):
