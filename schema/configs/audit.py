@@ -20,8 +20,8 @@ class AuditConfig(Config):
     """Bootstrap draws."""
     low_confidence: float = Field(default=0.6, gt=0, lt=1)
     """A record whose least certain decision is below this is flagged."""
-    near_duplicate_bits: int = Field(default=4, ge=0, le=8)
-    """Perceptual hashes that differ in at most this many of 64 bits are the same picture."""
+    near_duplicate_bits: int = Field(default=3, ge=0, le=8)
+    """Perceptual hashes that differ in at most this many of 64 bits are the same picture, as for the splits of shards."""
     queue_length: int = Field(default=500, ge=1, le=100_000)
     """Entries of each queue kept in report.json and in its exported list."""
     cards_per_queue: int = Field(default=36, ge=1, le=500)
