@@ -11,9 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 import yaml
 from support_shards import BuildConfig, build_shards, make_run, mixed
 from tagmoe.train.commands import load_train_config
+from tagmoe.train.interchange.export import export_run, find_step
+from tagmoe.train.model import TagMoETransformer
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.run import get_args_parser
 
 LAUNCH = Path(__file__).resolve().parent.parent / "examples" / "launch"
@@ -93,6 +98,16 @@ def test_slurm_saves_on_the_early_signal_is_queued_again_and_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     assert f"resuming after step {saved}" in again.stdout + again.stderr
     assert logged(out) == list(range(1, saved + 3))
+
+    # What two ranks saved in parts is exported whole, averaged weights included.
+    done = export_run(out, out=tmp_path / "model", layout="native", dtype="F32", probe_tokens=16)
+    assert (done.step, done.weights, done.flips.share) == (saved + 2, "ema", 0.0)
+    model = TagMoETransformer.from_pretrained(tmp_path / "model" / "transformer")
+    reader = FileSystemReader(find_step(out, step=None))
+    state = {"ema.proj_out.weight": torch.empty(model.proj_out.weight.shape)}
+    with pytest.warns(UserWarning, match="single process"):
+        dcp.load(state, storage_reader=reader, no_dist=True)
+    assert torch.equal(model.proj_out.weight, state["ema.proj_out.weight"])
 
 
 def logged(out: Path) -> list[int]:
