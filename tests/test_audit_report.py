@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support_audit import annotate_corpus, make_record, picture_corpus, write_run
+from support_audit import annotate_corpus, make_record, picture, picture_corpus, write_run
 from tagmoe.annotate.audit.commands import register
 from tagmoe.annotate.audit.lists import safe_cell
 from tagmoe.annotate.audit.page import safe_json
@@ -141,6 +144,30 @@ def test_a_picture_that_changed_is_named_not_shown(app: typer.Typer, tmp_path: P
     assert pictures["p1"]["target"].startswith("missing_image")
     assert pictures["p2"]["target"].startswith("image_changed")
     assert all("mask" not in shown for shown in pictures.values())
+
+
+def test_pictures_of_odd_modes_are_shown(app: typer.Typer, tmp_path: Path):
+    """CMYK, 16 bits, palette with transparency, turned by EXIF, a sliver: each becomes a small upright JPEG."""
+    corpus = picture_corpus(tmp_path / "corpus", 5)
+    images = corpus / "images"
+    picture(0).convert("CMYK").save(images / "0_source.png", "JPEG")
+    Image.fromarray(np.full((60, 80), 40_000, np.uint16)).save(images / "1_source.png")
+    picture(2).convert("P").save(images / "2_source.png", transparency=3)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(3).save(images / "3_source.png", "JPEG", exif=turned)
+    picture(4, (2000, 9)).save(images / "4_source.png")
+    annotate_corpus(corpus, tmp_path / "run")
+    run_cli(app, "audit", tmp_path / "run", "--out", tmp_path / "r", *FAST)
+    pictures = embedded(tmp_path / "r/report.html")[1]
+    assert len(pictures) == 5
+    for shown in pictures.values():
+        for uri in shown.values():
+            decoded = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
+            assert (decoded.format, decoded.mode) == ("JPEG", "RGB")
+            assert max(decoded.size) <= 288
+    upright = Image.open(io.BytesIO(base64.b64decode(pictures["p3"]["source"].split(",")[1])))
+    assert upright.size == (72, 96)
 
 
 def test_hostile_records_break_nothing(app: typer.Typer, tmp_path: Path):
