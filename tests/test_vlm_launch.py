@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,19 @@ def command(place: Path, *, port: int, delay: float = 0.3, hang: float = 0.0) ->
     return subprocess.Popen(["bash", script, "corpus", "run"], cwd=place, env=os.environ | slurm | own | path)
 
 
+def two_free_ports() -> int:
+    """The first of two neighbouring ports that nobody uses."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
 def alive(place: Path) -> list[str]:
     """Processes that still run the stand-in of this test."""
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.name != str(os.getpid())]
@@ -64,7 +78,7 @@ def alive(place: Path) -> list[str]:
 
 
 def test_a_preempted_task_stops_its_servers_and_the_same_line_finishes_the_share(place: Path):
-    first = command(place, port=18475, hang=4.0)
+    first = command(place, port=two_free_ports(), hang=4.0)
     deadline = time.monotonic() + 60
     while not (place / "run").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -72,6 +86,6 @@ def test_a_preempted_task_stops_its_servers_and_the_same_line_finishes_the_share
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=60) != 0
     assert alive(place) == []
-    assert command(place, port=18479).wait(timeout=120) == 0
+    assert command(place, port=two_free_ports()).wait(timeout=120) == 0
     assert alive(place) == []
     assert sum(part.annotations for part in merge(place / "run").parts) == RECORDS
