@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
 
 Bucket = tuple[int, int]
 """Width, height in pixels."""
 
 
-def assign_bucket(size: Bucket, *, buckets: Sequence[Bucket]) -> int:
+@lru_cache(maxsize=4096)
+def assign_bucket(size: Bucket, *, buckets: tuple[Bucket, ...]) -> int:
     """Index of the bucket whose aspect ratio is nearest to that of `size` (width, height); the first wins a tie."""
     wanted = math.log(size[0] / size[1])
     return min(range(len(buckets)), key=lambda i: (abs(math.log(buckets[i][0] / buckets[i][1]) - wanted), i))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from typing import cast
 
+from PIL import Image
 from pydantic import JsonValue
 
+from ..schema import Limits
 from ..schema.shards import MAX_JSON_BYTES
 from .buckets import Bucket, parse_bucket
-from .layout import PICTURE_EXTENSIONS
+from .corpus.header import sniff
+from .layout import EXTENSIONS, PICTURE_EXTENSIONS
 from .tars import BadSpan, split_span
 
 
@@ -37,8 +41,11 @@ class Sample:
     extra: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
 
-def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None) -> Sample:
+def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None, look: bool = False) -> Sample:
     """A sample from its span; `tag_ids` replace the stored ones (an overlay's).
+
+    With `look` every picture's header is read: it must be of the format its name says, and not larger than `Limits`
+    allow, so that nothing that a trainer decodes can exhaust its memory.
 
     Raises:
         BadSpan: members that are not of the format, or a KEY.json that is not.
@@ -55,11 +62,30 @@ def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None) -> Samp
         if extension not in PICTURE_EXTENSIONS or role in images:
             raise BadSpan(f"{member.suffix} is no picture of this format, or repeats a role")
         images[role] = data[member.offset : member.offset + member.size]
+        if look:
+            _look(images[role], suffix=member.suffix)
     try:
         record = cast("dict[str, JsonValue]", json.loads(data[head.offset : head.offset + head.size]))
         return _sample(record, images=images, tag_ids=tag_ids)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadSpan(f"KEY.json is not of the format ({type(error).__name__}: {error})") from error
+
+
+def _look(data: bytes, *, suffix: str) -> None:
+    kind = sniff(data)
+    if kind is None or EXTENSIONS[kind] != suffix.partition(".")[2]:
+        raise BadSpan(f"{suffix} holds {kind or 'no picture'}")
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as opened:
+            width, height = opened.size
+    except Exception as error:
+        # Pillow's plugins raise whatever they like on hostile bytes; each means that this is no picture.
+        raise BadSpan(f"{suffix} cannot be opened ({type(error).__name__}: {error})") from error
+    if width * height > _LIMITS.max_image_pixels:
+        raise BadSpan(f"{suffix} has {width} x {height} pixels (at most {_LIMITS.max_image_pixels} in all)")
+
+
+_LIMITS = Limits()
 
 
 def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: tuple[int, ...] | None) -> Sample:

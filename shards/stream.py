@@ -299,7 +299,8 @@ class ShardStream:
 
     def _parse(self, number: int, data: bytes) -> Sample:
         overlay = self._set.overlay
-        return parse_sample(data, tag_ids=None if overlay is None else tag_ids_of(int(overlay[number])))
+        tags = None if overlay is None else tag_ids_of(int(overlay[number]))
+        return parse_sample(data, tag_ids=tags, look=True)
 
     def _fault(self, record: tuple[int, int, int, int, int], *, reason: str, epoch: int) -> Fault:
         shard = self.snapshot.shards[record[1]].name

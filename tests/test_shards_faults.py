@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
-from support_shards import build, make_run, mixed
+from support_shards import build, make_run, mixed, picture
 from tagmoe.schema import DataError
 from tagmoe.schema.configs.shards import StreamConfig
 from tagmoe.schema.shards import MAX_JSON_BYTES
@@ -155,6 +157,29 @@ def test_hostile_spans_are_named(data, named):
 def test_a_huge_json_is_refused_unparsed():
     with pytest.raises(BadSpan, match=f"KEY.json has {MAX_JSON_BYTES + 1} bytes"):
         parse_sample(span_of((f"{KEY}.json", b" " * (MAX_JSON_BYTES + 1))))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that unpacks to width * height pixels."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (body, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "picture_", "named"),
+    [
+        ("target.png", png_header(60_000, 60_000), "pixels|DecompressionBomb"),
+        ("target.png", png_header(10_001, 10_000), "pixels|DecompressionBomb"),
+        ("target.jpg", picture(1, kind="PNG"), "holds png"),
+        ("target.jpg", b"MZ not a picture", "holds no picture"),
+        ("target.jpg", b"\xff\xd8\xff\xe0 torn", "cannot be opened"),
+    ],
+)
+def test_bombs_and_false_pictures_are_named(suffix, picture_, named):
+    with pytest.raises(BadSpan, match=named):
+        parse_sample(span_of((f"{KEY}.json", b"{}"), (f"{KEY}.{suffix}", picture_)), look=True)
 
 
 def test_a_header_that_claims_gigabytes_is_refused():
