@@ -16,7 +16,9 @@ from .work import Worked
 class Asker:
     """Turns prepared pairs of one part into records, never asking what the ledger already answers."""
 
-    def __init__(self, annotator: Annotator, ledger: Ledger, *, taxonomy: Taxonomy, patience_seconds: float) -> None:
+    def __init__(
+        self, annotator: Annotator, ledger: Ledger[Reply], *, taxonomy: Taxonomy, patience_seconds: float
+    ) -> None:
         self.tokens = (0, 0)
         """Prompt and completion tokens received by this process for this part."""
         self._annotator = annotator

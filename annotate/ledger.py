@@ -1,7 +1,8 @@
-"""The ledger of one part: an append-only, checksummed log of replies, so that no durable reply is asked for twice.
+"""The ledger of one part in progress: an append-only, checksummed log, so that nothing finished is done twice.
 
-One line a reply: eight hex digits of crc32, a space, then JSON `{"key": ..., "reply": ...}`. A torn or damaged tail
-(kill, power cut) is cut off when the file is opened again.
+One line an entry: eight hex digits of crc32, a space, then JSON `{"key": ..., "value": ...}`. A torn or damaged tail
+(kill, power cut) is cut off when the file is opened again. Replies that cost something are logged by content key; an
+embedded annotator's records are logged by row.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from ..schema import Pair
+from ..schema import Annotation, Pair, Reject
 from ..schema.arrow import dump_json
 from ..schema.files import explain, sync_folder
 from .base import Failure, Labels, Provenance
 
+T = TypeVar("T")
 Reply = Labels | Failure
-_REPLY: TypeAdapter[Reply] = TypeAdapter(Labels | Failure)
+REPLIES: TypeAdapter[Reply] = TypeAdapter(Labels | Failure)
+RECORDS: TypeAdapter[Annotation | Reject] = TypeAdapter(Annotation | Reject)
 
-_GROUP_REPLIES = 100
+_GROUP_ENTRIES = 100
 _GROUP_SECONDS = 1.0
 
 
@@ -47,23 +51,28 @@ def content_key(pair: Pair, image_hashes: dict[str, str], provenance: Provenance
     return digest.hexdigest()
 
 
-class Ledger:
-    """Replies of one part in progress."""
+class Ledger(Generic[T]):
+    """Entries of one part in progress."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: TypeAdapter[T]) -> None:
         """Open or create `path`, dropping a damaged tail.
+
+        Args:
+            path: the log.
+            kind: what an entry's value is: REPLIES or RECORDS.
 
         Raises:
             StoppedError: the disk is full or not writable.
         """
         self.path = path
-        self._replies: dict[str, Reply] = {}
+        self._kind = kind
+        self._entries: dict[str, T] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             good = 0
             if path.exists():
-                for size, key, reply in _entries(path):
-                    self._replies[key] = reply
+                for size, key, value in self._read():
+                    self._entries[key] = value
                     good += size
             self._stream = path.open("ab", buffering=0)
             self._stream.truncate(good)
@@ -75,26 +84,30 @@ class Ledger:
         self._last_commit = time.monotonic()
 
     def __len__(self) -> int:
-        return len(self._replies)
+        return len(self._entries)
 
-    def get(self, key: str) -> Reply | None:
-        """The logged reply to a content key."""
-        return self._replies.get(key)
+    def get(self, key: str) -> T | None:
+        """The value logged under a key."""
+        return self._entries.get(key)
 
-    def append(self, key: str, reply: Reply) -> None:
-        """Log a reply; it is durable after `commit`, which is due after 100 replies or a second."""
-        self._replies[key] = reply
-        body = dump_json({"key": key, "reply": _REPLY.dump_python(reply, mode="json")}).encode()
+    def values(self) -> Iterator[T]:
+        """Every logged value, in order."""
+        return iter(self._entries.values())
+
+    def append(self, key: str, value: T) -> None:
+        """Log a value; it is durable after `commit`, which is due after 100 entries or a second."""
+        self._entries[key] = value
+        body = dump_json({"key": key, "value": self._kind.dump_python(value, mode="json")}).encode()
         self._pending.append(b"%08x %s\n" % (zlib.crc32(body), body))
 
     @property
     def due(self) -> bool:
         """Whether the group commit is due."""
         late = time.monotonic() - self._last_commit >= _GROUP_SECONDS
-        return bool(self._pending) and (late or len(self._pending) >= _GROUP_REPLIES)
+        return bool(self._pending) and (late or len(self._pending) >= _GROUP_ENTRIES)
 
     def commit(self) -> None:
-        """Make every reply durable. After a fault nothing is half written, and `commit` may be called again.
+        """Make every entry durable. After a fault nothing is half written, and `commit` may be called again.
 
         Raises:
             StoppedError: the disk is full or not writable.
@@ -113,6 +126,18 @@ class Ledger:
         self._pending.clear()
         self._last_commit = time.monotonic()
 
+    def _read(self) -> Iterator[tuple[int, str, T]]:
+        with self.path.open("rb") as stream:
+            for line in stream:
+                crc, space, body = line.rstrip(b"\n").partition(b" ")
+                if not line.endswith(b"\n") or not space or crc != b"%08x" % zlib.crc32(body):
+                    return
+                try:
+                    entry = json.loads(body)
+                    yield len(line), entry["key"], self._kind.validate_python(entry["value"])
+                except (ValueError, KeyError, TypeError):
+                    return
+
     def remove(self) -> None:
         """Delete the log once its part is durable."""
         self._stream.close()
@@ -124,20 +149,3 @@ class Ledger:
             self.commit()
         finally:
             self._stream.close()
-
-
-def _entries(path: Path) -> Iterator[tuple[int, str, Reply]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            crc, space, body = line.rstrip(b"\n").partition(b" ")
-            if not line.endswith(b"\n") or not space or crc != b"%08x" % zlib.crc32(body):
-                return
-            try:
-                entry = json.loads(body)
-                yield len(line), entry["key"], _REPLY.validate_python(_as_tuples(entry["reply"]))
-            except (ValueError, KeyError, TypeError, ValidationError):
-                return
-
-
-def _as_tuples(reply: dict[str, object]) -> dict[str, object]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in reply.items()}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..schema import DataError, Run, RunInfo
 from ..schema.files import explain, sync_folder
-from ..schema.runs import PartInfo, save_run_info
+from ..schema.runs import PartInfo, check_part, part_paths, save_run_info
 from ..shards.lock import locked
-from .parts import is_whole, part_count, paths
+from .parts import part_count
 
 _SAME = ("taxonomy", "annotator", "settings_hash", "corpus_name", "fingerprint", "rows")
 
@@ -35,7 +35,7 @@ def durable_elsewhere(out: Path, root: Path, part: int) -> bool:
         for run in _partitions(out)
         if run.root != root
         for info in run.info.parts
-        if all(path.is_file() for path in paths(run.root, part))
+        if all(path.is_file() for path in part_paths(run.root, part))
     )
 
 
@@ -71,9 +71,8 @@ def merge(out: Path) -> RunInfo:
         )
     with locked(out / "lock", what=str(out)):
         for run, part in found.values():
-            if not is_whole(run.root, part):
-                raise DataError(f"part {part.part} of {run.root} is damaged or missing: run that partition again")
-            for source, target in zip(paths(run.root, part.part), paths(out, part.part), strict=True):
+            check_part(run.root, part)
+            for source, target in zip(part_paths(run.root, part.part), part_paths(out, part.part), strict=True):
                 _link(source, target)
         parts = [found[index][1] for index in sorted(found)]
         timings = {"annotate": round(sum(run.info.timings.get("annotate", 0.0) for run in runs), 3)}

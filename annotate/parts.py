@@ -1,8 +1,7 @@
-"""The durable parts of a run: which exist and are whole, how one is written, how a torn pair is mended."""
+"""The durable parts of a run: which rows they hold, how one is written, what a kill may have left of one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from ..schema import PART_ROWS, Annotation, Reject
 from ..schema.arrow import ANNOTATIONS, REJECTS, read_annotations, read_rejects, write_part
 from ..schema.errors import DataError
-from ..schema.runs import PartInfo, part_name
+from ..schema.runs import PartInfo, hash_part, part_paths
 from ..schema.warnings import warning_name
 from .outcome import Outcome
 
@@ -25,23 +24,8 @@ def part_count(rows: int) -> int:
     return -(-rows // PART_ROWS)
 
 
-def paths(root: Path, part: int) -> tuple[Path, Path]:
-    """Annotations file and rejects file of `part`."""
-    return root / "annotations" / part_name(part), root / "rejects" / part_name(part)
-
-
-def hash_part(root: Path, part: int) -> str:
-    """Hex sha256 over the annotations file's bytes followed by the rejects file's bytes."""
-    digest = hashlib.sha256()
-    for path in paths(root, part):
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def save_part(root: Path, part: int, outcomes: Iterable[Outcome], *, tokens: tuple[int, int] = (0, 0)) -> PartInfo:
-    """Write both files of `part`, rows ascending. The annotations go first: see `mend`.
+    """Write both files of `part`, rows ascending. The annotations go first: see `found_part`.
 
     Raises:
         StoppedError: the disk is full or not writable; nothing is half written.
@@ -49,7 +33,7 @@ def save_part(root: Path, part: int, outcomes: Iterable[Outcome], *, tokens: tup
     ordered = sorted(outcomes, key=lambda outcome: outcome.row)
     annotations = [outcome for outcome in ordered if isinstance(outcome, Annotation)]
     rejects = [outcome for outcome in ordered if isinstance(outcome, Reject)]
-    annotations_path, rejects_path = paths(root, part)
+    annotations_path, rejects_path = part_paths(root, part)
     write_part(annotations_path, annotations, schema=ANNOTATIONS)
     write_part(rejects_path, rejects, schema=REJECTS)
     return describe(root, part, annotations, rejects, tokens=tokens)
@@ -72,30 +56,21 @@ def describe(
 
 def load_part(root: Path, part: int) -> tuple[list[Annotation], list[Reject]]:
     """Both files of `part`. Raises DataError if one is damaged or missing."""
-    annotations_path, rejects_path = paths(root, part)
+    annotations_path, rejects_path = part_paths(root, part)
     return list(read_annotations(annotations_path)), list(read_rejects(rejects_path))
 
 
-def is_whole(root: Path, info: PartInfo) -> bool:
-    """Whether the files of a recorded part are there and unchanged."""
-    return all(path.is_file() for path in paths(root, info.part)) and hash_part(root, info.part) == info.sha256
+def found_part(root: Path, part: int) -> list[Outcome]:
+    """Whatever records the files of a part that run.json does not describe hold, each row at most once.
 
-
-def mend(root: Path, part: int, *, rows: int) -> PartInfo | None:
-    """Adopt the files of a part that run.json does not describe, if together they hold each row exactly once.
-
-    A kill between the two renames of a rewritten part leaves new annotations beside old rejects: rejects of rows that
-    are annotated now are dropped. A kill before run.json was written leaves a whole part. Otherwise None: the part is
-    made again from its ledger.
+    Such files are left by a kill: before run.json was written, or between the two renames of a rewritten part, where new
+    annotations stand beside old rejects; rejects of rows that are annotated now are dropped.
     """
-    if not all(path.is_file() for path in paths(root, part)):
-        return None
+    if not all(path.is_file() for path in part_paths(root, part)):
+        return []
     try:
         annotations, rejects = load_part(root, part)
     except DataError:
-        return None
+        return []
     annotated = {annotation.row for annotation in annotations}
-    kept = [reject for reject in rejects if reject.row not in annotated]
-    if sorted([*annotated, *(reject.row for reject in kept)]) != list(rows_of(part, rows=rows)):
-        return None
-    return save_part(root, part, [*annotations, *kept])
+    return [*annotations, *(reject for reject in rejects if reject.row not in annotated)]

@@ -12,21 +12,21 @@ from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..schema import ConfigError, Pair, Reject, Run, RunInfo, Taxonomy, load_taxonomy
 from ..schema.configs.annotate import AnnotateConfig
-from ..schema.runs import PartInfo, save_run_info
+from ..schema.runs import PartInfo, check_part, part_paths, save_run_info
 from ..shards.console import Meter, progress
 from ..shards.corpus import Corpus, open_corpus
 from ..shards.lock import locked
 from .asking import Asker
 from .base import Annotator, Provenance
 from .factory import make_annotator
-from .ledger import Ledger
+from .ledger import RECORDS, REPLIES, Ledger, Reply
 from .outcome import Outcome
 from .partitions import durable_elsewhere, partition_root
-from .parts import is_whole, load_part, mend, part_count, rows_of, save_part
+from .parts import found_part, part_count, rows_of, save_part
 from .patience import patiently
 from .work import make_worker
 from .workers import WorkerPool
@@ -78,7 +78,8 @@ def annotate(
         run.json's content.
 
     Raises:
-        ConfigError: RUN was made from another corpus, annotator or taxonomy.
+        ConfigError: RUN was made from another corpus, annotator or taxonomy, or covers more rows than `limit`.
+        DataError: a finished part's files were changed.
         LockedError: another process works on RUN.
         StoppedError: a full disk or dead endpoints outlasted the patience; the same command goes on.
     """
@@ -119,11 +120,17 @@ class _Work:
                 for part in mine:
                     info = durable.get(part)
                     again = retry if info and any(info.reasons.get(reason) for reason in retry) else ()
-                    if info is None or again:
-                        durable[part] = self._make_part(part, pool, seen, retry=again)
-                        self.info.parts = [durable[key] for key in sorted(durable)]
+                    if (
+                        info is None
+                        or again
+                        or info.annotations + info.rejects < len(rows_of(part, rows=self.info.rows))
+                    ):
+                        # Described again only when its new files are whole: until then a kill leaves `found_part`.
+                        durable.pop(part, None)
+                        self._describe(durable)
+                        durable[part] = self._make_part(part, pool, seen, before=info, retry=again)
                         self.info.timings["annotate"] = round(before + time.monotonic() - started, 3)
-                        self._save()
+                        self._describe(durable)
                     else:
                         meter.skip(info.annotations + info.rejects)
             finally:
@@ -156,29 +163,52 @@ class _Work:
         index, count = self.info.partition
         return part % count == index and not durable_elsewhere(self.out, self.root, part)
 
+    def _describe(self, durable: dict[int, PartInfo]) -> None:
+        self.info.parts = [durable[key] for key in sorted(durable)]
+        self._save()
+
     def _save(self) -> None:
         patiently(lambda: save_run_info(self.root, self.info), seconds=self.config.patience_seconds)
 
-    def _make_part(self, part: int, pool: WorkerPool | RayPool, seen: _Seen, *, retry: Sequence[str]) -> PartInfo:
+    def _make_part(
+        self, part: int, pool: WorkerPool | RayPool, seen: _Seen, *, before: PartInfo | None, retry: Sequence[str]
+    ) -> PartInfo:
         patience = self.config.patience_seconds
-        outcomes: list[Outcome] = []
-        if retry:
-            annotations, rejects = load_part(self.root, part)
-            outcomes += [*annotations, *(reject for reject in rejects if reject.reason not in retry)]
-            seen.meter.skip(len(outcomes))
-        ledger = Ledger(self.root / "ledger" / f"part-{part:05d}.log")
+        outcomes = self._finished(part, retry)
+        seen.meter.skip(len(outcomes))
+        path = self.root / "ledger" / f"part-{part:05d}.log"
+        ledger = Ledger(path, RECORDS) if self.annotator.embedded else Ledger(path, REPLIES)
+        tokens = (0, 0) if before is None else before.tokens
         try:
-            asker = Asker(self.annotator, ledger, taxonomy=self._taxonomy, patience_seconds=patience)
-            pairs = self._pairs(part, outcomes, seen)
-            for outcome in asker.outcomes(pool.run(pairs)):
-                outcomes.append(outcome)
-                seen.count(outcome, tokens=sum(asker.tokens))
-            info = patiently(lambda: save_part(self.root, part, outcomes, tokens=asker.tokens), seconds=patience)
+            if self.annotator.embedded:
+                records = cast("Ledger[Outcome]", ledger)
+                kept = {outcome.row for outcome in outcomes}
+                logged = [record for record in records.values() if record.row not in kept]
+                outcomes += logged
+                seen.meter.skip(len(logged))
+                worked = cast("Iterator[Outcome]", pool.run(self._pairs(part, outcomes, seen)))
+                for outcome in _logged(worked, records, patience_seconds=patience):
+                    outcomes.append(outcome)
+                    seen.count(outcome, tokens=0)
+            else:
+                replies = cast("Ledger[Reply]", ledger)
+                asker = Asker(self.annotator, replies, taxonomy=self._taxonomy, patience_seconds=patience)
+                for outcome in asker.outcomes(pool.run(self._pairs(part, outcomes, seen))):
+                    outcomes.append(outcome)
+                    seen.count(outcome, tokens=sum(asker.tokens))
+                tokens = (tokens[0] + asker.tokens[0], tokens[1] + asker.tokens[1])
+            info = patiently(lambda: save_part(self.root, part, outcomes, tokens=tokens), seconds=patience)
         except BaseException:
             ledger.close()
             raise
         ledger.remove()
         return info
+
+    def _finished(self, part: int, retry: Sequence[str]) -> list[Outcome]:
+        """Records of `part` that are on disk already, without the rejects that are tried again."""
+        rows = rows_of(part, rows=self.info.rows)
+        found = found_part(self.root, part)
+        return [o for o in found if o.row in rows and not (isinstance(o, Reject) and o.reason in retry)]
 
     @property
     def _taxonomy(self) -> Taxonomy:
@@ -206,6 +236,15 @@ def _make_annotator(config: AnnotateConfig) -> Annotator:
 
         return RayAnnotator(config, ray_config=config.ray)
     return make_annotator(config)
+
+
+def _logged(outcomes: Iterator[Outcome], ledger: Ledger[Outcome], *, patience_seconds: float) -> Iterator[Outcome]:
+    """`outcomes` as they come, each in the ledger, so that a killed session's records are not made again."""
+    for outcome in outcomes:
+        ledger.append(str(outcome.row), outcome)
+        if ledger.due:
+            patiently(ledger.commit, seconds=patience_seconds)
+        yield outcome
 
 
 def _load_info(
@@ -240,15 +279,15 @@ def _load_info(
         was, now = getattr(old, name), getattr(fresh, name)
         if was and was != now:
             raise ConfigError(f"{root} was made with {what}: {was}, now {now}. Use another --out, or the same settings")
+    if old.parts and old.rows > rows:
+        raise ConfigError(
+            f"{root} already covers {old.rows} rows, --limit {rows} would drop some: leave it out, or use another --out"
+        )
     fresh.timings = old.timings
-    recorded = {
-        part.part: part for part in old.parts if part.annotations + part.rejects == len(rows_of(part.part, rows=rows))
-    }
-    for part in range(part_count(rows)):
-        info = recorded.get(part)
-        whole = info if info is not None and is_whole(root, info) else mend(root, part, rows=rows)
-        if whole is not None:
-            fresh.parts.append(whole)
+    for part in old.parts:
+        if all(path.is_file() for path in part_paths(root, part.part)):
+            check_part(root, part)
+            fresh.parts.append(part)
     return fresh
 
 

@@ -31,7 +31,6 @@ def _start(make_work: Callable[[], Work]) -> None:
     # `make_work` is called by the first chunk: an error there reaches the caller with its message, while one in an
     # initializer would only break the pool and look like a crash.
     global _make_work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     _make_work = make_work
@@ -118,12 +117,16 @@ class WorkerPool:
         return None
 
     def _submit(self, pairs: list[Pair]) -> Future[Sequence[Worked]]:
+        # A worker inherits the blocked signal: Ctrl-C is the parent's business even while the child still imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._started().submit(_run, pairs)
         except BrokenProcessPool as error:
             failed: Future[Sequence[Worked]] = Future()
             failed.set_exception(error)
             return failed
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:

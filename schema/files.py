@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import StoppedError
+from .errors import ConfigError, StoppedError, TagmoeError
 
 _TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
@@ -23,6 +23,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         StoppedError: the disk is full or the folder cannot be written.
+        ConfigError: the place cannot hold a file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -41,13 +42,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def explain(error: OSError, path: Path) -> Exception:
-    """A disk fault as the one line a user can act on; any other OSError as it is."""
-    if error.errno not in _TRANSIENT:
-        return error
-    return StoppedError(
-        f"cannot write {path}: {error.strerror}. Make room or allow writing, then run the same command again"
-    )
+def explain(error: OSError, path: Path) -> TagmoeError:
+    """A disk fault as the one line a user can act on: what passes stops the run, what does not is a wrong place."""
+    if error.errno in _TRANSIENT:
+        return StoppedError(
+            f"cannot write {path}: {error.strerror}. Make room or allow writing, then run the same command again"
+        )
+    return ConfigError(f"cannot write {path}: {error.strerror or error}. Choose another place")
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,38 @@ def part_name(part: int) -> str:
     return f"part-{part:05d}.parquet"
 
 
+def part_paths(root: Path, part: int) -> tuple[Path, Path]:
+    """Annotations file and rejects file of `part`."""
+    return root / "annotations" / part_name(part), root / "rejects" / part_name(part)
+
+
+def hash_part(root: Path, part: int) -> str:
+    """Hex sha256 over the annotations file's bytes followed by the rejects file's bytes."""
+    digest = hashlib.sha256()
+    for path in part_paths(root, part):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_part(root: Path, info: PartInfo) -> None:
+    """Compare a recorded part with its files.
+
+    Raises:
+        DataError: a file is missing or its bytes are not those that run.json recorded.
+    """
+    paths = part_paths(root, info.part)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing: run `tagmoe annotate` again, it makes the part anew")
+    if hash_part(root, info.part) != info.sha256:
+        raise DataError(
+            f"part {info.part} of {root} is not what run.json recorded: its files were changed or damaged. Restore them, "
+            f"or delete {paths[0]} and run `tagmoe annotate` again"
+        )
+
+
 class Run:
     """Read access to a run folder."""
 
@@ -106,9 +139,11 @@ class Run:
     def open(cls, root: Path, *, allow_incomplete: bool = False) -> Run:
         """Open RUN.
 
+        A complete run's parts are compared with the hashes in run.json, so that whatever reads them can rely on them.
+
         Raises:
-            DataError: no run.json, an unreadable one, another major version, or an incomplete run that the caller
-                did not allow.
+            DataError: no run.json, an unreadable one, another major version, a part that was changed, or an incomplete
+                run that the caller did not allow.
         """
         path = root / "run.json"
         if not path.is_file():
@@ -124,6 +159,9 @@ class Run:
             raise DataError(
                 f"{root} is not finished ({done} of {info.rows} records): run `tagmoe annotate` again, it goes on"
             )
+        if not allow_incomplete:
+            for part in info.parts:
+                check_part(root, part)
         return cls(root, info)
 
     def annotation_paths(self) -> list[Path]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_annotate import make_labels, make_pair
+from support_annotate import make_labels, make_pair, outcome_of
 from tagmoe.annotate.base import Failure, Labels, Provenance
-from tagmoe.annotate.ledger import Ledger, content_key
+from tagmoe.annotate.ledger import RECORDS, REPLIES, Ledger, content_key
 from tagmoe.annotate.patience import patiently
-from tagmoe.schema import LockedError, StoppedError
+from tagmoe.schema import LockedError, Reject, StoppedError
 from tagmoe.shards.lock import locked
 
 probability = st.none() | st.floats(0, 1, width=32)
@@ -35,7 +35,7 @@ logs = st.dictionaries(st.text("0123456789abcdef", min_size=64, max_size=64), re
 @given(logs, st.data())
 def test_any_damage_to_the_tail_keeps_every_line_before_it(tmp_path_factory, log, data):
     path = tmp_path_factory.mktemp("ledger") / "part.log"
-    ledger = Ledger(path)
+    ledger = Ledger(path, REPLIES)
     sizes = [0]
     for key, reply in log.items():
         ledger.append(key, reply)
@@ -51,17 +51,27 @@ def test_any_damage_to_the_tail_keeps_every_line_before_it(tmp_path_factory, log
     else:
         path.write_bytes(bytes(whole[:cut]))
     kept = max(i for i, size in enumerate(sizes) if size <= cut)
-    with closing(Ledger(path)) as again:
+    with closing(Ledger(path, REPLIES)) as again:
         assert len(again) == kept
         assert {key: again.get(key) for key in list(log)[:kept]} == dict(list(log.items())[:kept])
         # What is appended after the damage is readable too.
         again.append("f" * 64, make_labels())
-    with closing(Ledger(path)) as third:
+    with closing(Ledger(path, REPLIES)) as third:
         assert third.get("f" * 64) == make_labels()
 
 
+def test_records_survive_the_log(tmp_path: Path):
+    record = outcome_of(make_pair(3, "make it \u2028 red"))
+    reject = Reject(row=4, id="r4", stage="decode", reason="not_an_image", detail="d")
+    with closing(Ledger(tmp_path / "part.log", RECORDS)) as ledger:
+        ledger.append("3", record)
+        ledger.append("4", reject)
+    with closing(Ledger(tmp_path / "part.log", RECORDS)) as again:
+        assert list(again.values()) == [record, reject]
+
+
 def test_a_commit_is_due_after_a_hundred_replies_or_a_second(tmp_path: Path):
-    ledger = Ledger(tmp_path / "part.log")
+    ledger = Ledger(tmp_path / "part.log", REPLIES)
     for i in range(99):
         ledger.append(f"{i:064d}", make_labels())
     assert not ledger.due
@@ -78,7 +88,7 @@ def test_a_commit_is_due_after_a_hundred_replies_or_a_second(tmp_path: Path):
 
 def test_a_full_disk_is_a_stop_and_the_commit_can_be_repeated(tmp_path: Path):
     """RLIMIT_FSIZE makes the kernel refuse the write in the middle, as a full disk does."""
-    ledger = Ledger(tmp_path / "part.log")
+    ledger = Ledger(tmp_path / "part.log", REPLIES)
     ledger.append("a" * 64, make_labels())
     ledger.commit()
     before = (tmp_path / "part.log").read_bytes()
@@ -94,7 +104,7 @@ def test_a_full_disk_is_a_stop_and_the_commit_can_be_repeated(tmp_path: Path):
         signal.signal(signal.SIGXFSZ, old)
     ledger.commit()
     ledger.close()
-    with closing(Ledger(tmp_path / "part.log")) as again:
+    with closing(Ledger(tmp_path / "part.log", REPLIES)) as again:
         assert (again.get("a" * 64), again.get("b" * 64), len(again)) == (make_labels(), make_labels(), 2)
 
 

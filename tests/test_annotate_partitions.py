@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from support_annotate import make_pair, outcome_of
 from tagmoe.annotate.partitions import durable_elsewhere, merge, partition_root
-from tagmoe.annotate.parts import is_whole, mend, part_count, paths, rows_of, save_part
+from tagmoe.annotate.parts import found_part, part_count, rows_of, save_part
 from tagmoe.schema import PART_ROWS, CorpusSpec, DataError, Reject, Run, RunInfo
-from tagmoe.schema.runs import save_run_info
+from tagmoe.schema.runs import check_part, part_paths, save_run_info
 
 ROWS = 3 * PART_ROWS - 5
 
@@ -62,7 +62,7 @@ def test_merge_names_what_is_wrong(tmp_path):
     with pytest.raises(DataError, match="partition-1-of-2 differs from partition-0-of-2 in annotator"):
         merge(tmp_path)
     save_partition(tmp_path, 1, 2, [1])
-    path = paths(first, 2)[0]
+    path = part_paths(first, 2)[0]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="part 2 of"):
         merge(tmp_path)
@@ -73,21 +73,20 @@ def reject(row: int) -> Reject:
     return Reject(row=row, id=f"r{row}", stage="annotate", reason="invalid_reply", detail="d")
 
 
-def test_a_part_torn_between_its_two_files_is_mended_only_if_every_row_is_there(tmp_path):
-    rows = 4
+def test_a_part_torn_between_its_two_files_keeps_each_row_once(tmp_path):
     outcomes = [outcome_of(make_pair(0)), reject(1), reject(2), outcome_of(make_pair(3))]
-    before = save_part(tmp_path, 0, outcomes)
-    assert is_whole(tmp_path, before)
+    save_part(tmp_path, 0, outcomes)
+    assert sorted(o.row for o in found_part(tmp_path, 0)) == [0, 1, 2, 3]
     # A retry turned row 1 into an annotation and was killed before the rejects file was renamed.
-    old_rejects = paths(tmp_path, 0)[1].read_bytes()
-    wanted = save_part(
-        tmp_path, 0, [outcome_of(make_pair(0)), outcome_of(make_pair(1)), reject(2), outcome_of(make_pair(3))]
-    )
-    paths(tmp_path, 0)[1].write_bytes(old_rejects)
-    assert not is_whole(tmp_path, before)
-    assert mend(tmp_path, 0, rows=rows) == wanted
-    assert is_whole(tmp_path, wanted)
-    save_part(tmp_path, 0, outcomes[:3])
-    assert mend(tmp_path, 0, rows=rows) is None
-    paths(tmp_path, 0)[1].unlink()
-    assert mend(tmp_path, 0, rows=rows) is None
+    old_rejects = part_paths(tmp_path, 0)[1].read_bytes()
+    wanted = [outcome_of(make_pair(0)), outcome_of(make_pair(1)), reject(2), outcome_of(make_pair(3))]
+    info = save_part(tmp_path, 0, wanted)
+    part_paths(tmp_path, 0)[1].write_bytes(old_rejects)
+    with pytest.raises(DataError, match="part 0 of"):
+        check_part(tmp_path, info)
+    found = found_part(tmp_path, 0)
+    assert sorted(found, key=lambda outcome: outcome.row) == wanted
+    assert save_part(tmp_path, 0, found) == info
+    check_part(tmp_path, info)
+    part_paths(tmp_path, 0)[0].write_bytes(b"torn")
+    assert found_part(tmp_path, 0) == []

@@ -14,14 +14,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support_annotate import write_corpus
 from support_vlm import GOOD_REPLY, MODEL, Act, is_control, serving, text_of
 from tagmoe.annotate.factory import make_annotator
-from tagmoe.annotate.ledger import Ledger, content_key
+from tagmoe.annotate.ledger import RECORDS, REPLIES, Ledger, content_key
 from tagmoe.annotate.prepare import prepare
 from tagmoe.annotate.runner import annotate
-from tagmoe.schema import ConfigError, CorpusSpec, Pair, Run
+from tagmoe.schema import ConfigError, CorpusSpec, DataError, Pair, Run
 from tagmoe.schema.config import load_config
 from tagmoe.schema.configs.annotate import AnnotateConfig
 from tagmoe.shards.corpus import open_corpus
@@ -96,7 +98,7 @@ def test_thirty_kills_give_the_bytes_of_an_uninterrupted_run_and_ask_nothing_twi
                     path.unlink()
                 durable = set()
             elif ledger_path.exists():
-                with contextlib.closing(Ledger(ledger_path)) as ledger:
+                with contextlib.closing(Ledger(ledger_path, REPLIES)) as ledger:
                     durable = {row for key, row in row_by_key.items() if ledger.get(key) is not None}
             kills += 1
         done = subprocess.run(
@@ -140,15 +142,79 @@ def test_worker_count_does_not_change_a_byte_and_every_row_occurs_once(corpus, t
     assert len(record.tag_probs) == 18
 
 
-def test_a_finished_run_is_left_alone_and_a_damaged_part_is_made_again(corpus, tmp_path):
+def test_a_finished_run_is_left_alone_and_a_changed_part_is_refused(corpus, tmp_path):
     out = tmp_path / "run"
     first = annotate(config(corpus), out=out, quiet=True)
     [path] = (out / "annotations").glob("*.parquet")
     stamp = path.stat().st_mtime_ns
     assert annotate(config(corpus), out=out, quiet=True).run_hash == first.run_hash
     assert path.stat().st_mtime_ns == stamp
-    path.write_bytes(path.read_bytes()[:-9])
+    table = pq.read_table(path)
+    hacked = table.set_column(5, table.schema.field(5), pa.array(["HACKED", *table["instruction"].to_pylist()[1:]]))
+    pq.write_table(hacked, path)
+    for reader in (lambda: Run.open(out), lambda: annotate(config(corpus), out=out, quiet=True)):
+        with pytest.raises(DataError, match=r"part 0 of .* is not what run\.json recorded"):
+            reader()
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        Run.open(out)
     assert annotate(config(corpus), out=out, quiet=True).run_hash == first.run_hash
+
+
+def test_a_larger_limit_goes_on_and_a_smaller_one_is_refused(corpus, tmp_path):
+    out = tmp_path / "run"
+    with serving(lambda _body, _number: Act(content=GOOD_REPLY)) as [server]:
+        annotate(config(corpus, server.url, limit=6), out=out, quiet=True)
+        before = len(server.records)
+        whole = annotate(config(corpus, server.url), out=out, quiet=True)
+        asked = [row_of(body) for body in server.records[before:] if not is_control(body)]
+        assert sorted(asked) == [row for row in range(6, ROWS) if row not in (7, 41)]
+        with pytest.raises(ConfigError, match="already covers 60 rows"):
+            annotate(config(corpus, server.url, limit=4), out=out, quiet=True)
+        fresh = annotate(config(corpus, server.url), out=tmp_path / "fresh", quiet=True)
+    assert whole.run_hash == fresh.run_hash
+
+
+def test_a_killed_local_run_keeps_its_records(corpus, tmp_path):
+    big = write_corpus(tmp_path / "big", 400, size=64)
+    out = tmp_path / "run"
+    ledger = out / "ledger" / "part-00000.log"
+    process = subprocess.Popen(command(big, out), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (ledger.exists() and ledger.stat().st_size > 100_000):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    with contextlib.closing(Ledger(ledger, RECORDS)) as log:
+        kept = len(log)
+    assert kept >= 30
+    done = annotate(config(big), out=out, quiet=True)
+    assert done.run_hash == annotate(config(big), out=tmp_path / "fresh", quiet=True).run_hash
+
+
+def test_ctrl_c_at_any_time_is_one_line(corpus, tmp_path):
+    """The signal goes to the whole process group, as from a terminal, also while workers are still importing."""
+    big = write_corpus(tmp_path / "big", 200)
+    for delay in (0.0, 0.3, 0.9):
+        out = tmp_path / f"run-{delay}"
+        process = subprocess.Popen(command(big, out), stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while not (out / "run.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(delay)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+
+
+def test_an_impossible_place_is_one_line(corpus, tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = subprocess.run(command(corpus, tmp_path / "file"), capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "Choose another place" in done.stderr
 
 
 def test_another_annotator_or_corpus_is_refused_by_name(corpus, tmp_path):
@@ -192,7 +258,7 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_what_was_answered(corpus, tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130, errors
         assert "the same command goes on" in errors
-        with contextlib.closing(Ledger(out / "ledger" / "part-00000.log")) as ledger:
+        with contextlib.closing(Ledger(out / "ledger" / "part-00000.log", REPLIES)) as ledger:
             kept = len(ledger)
         assert kept >= 16
         before = len(server.records)

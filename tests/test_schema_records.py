@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tagmoe.schema import Annotation, CorpusSpec, DataError, ImageInfo, ImageRef, Pair, Reject, Run, RunInfo, make_uid
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, clean_text, read_annotations, read_rejects, write_part
 from tagmoe.schema.reasons import REASONS
-from tagmoe.schema.runs import PartInfo, part_name, save_run_info
+from tagmoe.schema.runs import PartInfo, hash_part, part_name, save_run_info
 
 text = st.text(max_size=40).map(clean_text)
 probability = st.none() | st.floats(0, 1, width=32)
@@ -135,7 +135,7 @@ def make_run(root: Path, *, complete: bool) -> RunInfo:
         corpus_name="x",
         fingerprint="f",
         rows=1,
-        parts=[PartInfo(part=0, annotations=0, rejects=1, sha256="0" * 64)],
+        parts=[PartInfo(part=0, annotations=0, rejects=1, sha256=hash_part(root, 0))],
     )
     save_run_info(root, info)
     return info
