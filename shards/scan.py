@@ -36,10 +36,18 @@ class _Row(TypedDict):
     uid: str
     id: str
     task: str
+    images: list[_Image]
+
+
+class _FilteredRow(_Row):
     tag_ids: list[int]
     tag_probs: list[float | None]
     warnings: list[str]
-    images: list[_Image]
+
+
+_COLUMNS = ["corpus", "row", "uid", "id", "task", *(f"images.list.element.{name}" for name in _Image.__annotations__)]
+_FILTER_COLUMNS = ["tag_ids", "tag_probs", "warnings"]
+"""Read only where a condition asks: turning them into Python objects is most of the cost."""
 
 
 @dataclass(slots=True)
@@ -96,7 +104,7 @@ def scan_run(run: Run, *, config: BuildConfig, tags: dict[str, int], present: Ui
     rejects: list[Reject] = []
     blocks = [_Gathered().pack()]
     count = already = 0
-    for part, first, rows in _rows(run):
+    for part, first, rows in _rows(run, filtered=bool(conditions)):
         got = _Gathered()
         known = _is_present([row["uid"].encode() for row in rows], present)
         for offset, row in enumerate(rows):
@@ -120,11 +128,12 @@ def scan_run(run: Run, *, config: BuildConfig, tags: dict[str, int], present: Ui
     return Scan(part, offset, uid, kind, list(codes), phashes, owners, sorted(corpora), already, rejects)
 
 
-def _rows(run: Run) -> Iterator[tuple[int, int, list[_Row]]]:
+def _rows(run: Run, *, filtered: bool) -> Iterator[tuple[int, int, list[_Row]]]:
     """Part number, row of the first record within the part, and a batch of records."""
     for part, path in enumerate(run.annotation_paths()):
         first = 0
-        for batch in read_tables(path, schema=ANNOTATIONS, columns=list(_Row.__annotations__)):
+        columns = [*_COLUMNS, *(_FILTER_COLUMNS if filtered else ())]
+        for batch in read_tables(path, schema=ANNOTATIONS, columns=columns):
             yield part, first, cast("list[_Row]", batch.to_pylist())
             first += batch.num_rows
 
@@ -150,13 +159,14 @@ def _judge(row: _Row, conditions: Sequence[tuple[str, Condition]], *, config: Bu
     if missing:
         detail = f"a record of task {row['task']} needs {' and '.join(missing)}"
         return Reject(row=row["row"], id=row["id"], stage="shard", reason="image_missing", detail=detail)
-    failed = next((text for text, holds in conditions if not holds(_facts(row))), None)
+    facts = _facts(cast("_FilteredRow", row)) if conditions else None
+    failed = next((text for text, holds in conditions if facts is not None and not holds(facts)), None)
     if failed is not None:
         return Reject(row=row["row"], id=row["id"], stage="shard", reason="filtered", detail=failed)
     return row["task"], signature_of(formats)
 
 
-def _facts(row: _Row) -> Facts:
+def _facts(row: _FilteredRow) -> Facts:
     probs = row["tag_probs"]
     known = [p for p in probs if p is not None]
     confidence = min((max(p, 1 - p) for p in known), default=None)
