@@ -77,6 +77,18 @@ def test_pleas_to_keep_something_are_not_edits(annotator: LocalAnnotator) -> Non
     assert "background editing" not in found
 
 
+def test_reasons_name_the_steps_and_every_preservation_tag(annotator: LocalAnnotator) -> None:
+    (labels,) = annotator.annotate(
+        [prepared("Replace the background with a beach. Keep the pose and framing unchanged.")]
+    )
+    steps = [line for line in labels.reasons if line.startswith("step: ")]
+    assert "bg_replace" in steps[0]
+    assert "keep_structure" in steps[1]
+    about = {line.split(":")[0]: line for line in labels.reasons if not line.startswith("step: ")}
+    assert set(about) == {tag.name for tag in TAXONOMY.tier("preservation")}
+    assert "background editing excludes it" in about["background preservation"]
+
+
 TEXTS = st.one_of(
     st.text(max_size=200),
     st.lists(

@@ -9,14 +9,14 @@ from PIL import Image
 
 from .grid import Floats, Mask, View, correlation, edges, halve, shrink, view
 
-SCALES = tuple(1.12**k for k in range(-8, 8))
-"""Candidate sizes of the source's content in the target, 0.40 to 2.2."""
+SCALES = tuple(1.18**k for k in range(-5, 6) if k)
+"""Candidate sizes of the source's content in the target, 0.44 to 2.3; size 1 is tried on a finer grid."""
 
-_COARSE = 40
+_COARSE = 32
 _CANVAS = 2 * _COARSE
 _GOOD = 0.72
 """Edge correlation above which a pair counts as aligned and nothing is searched."""
-_POOR = 0.55
+_POOR = 0.5
 """Edge correlation below which other sizes are searched too, not only shifts."""
 _MARGIN = 0.13
 """Least gain of edge correlation for which a warp is believed."""
@@ -96,9 +96,18 @@ class _Trial:
 def _refine(best: Warp, best_score: float, trial: _Trial, shape: tuple[int, int]) -> tuple[Warp, float]:
     """Try nearby sizes about the centre, then nearby shifts."""
     height, width = shape
-    steps = [(1.0, x, y) for x, y in ((-1.5, 0), (1.5, 0), (0, -1.5), (0, 1.5))]
+    steps = [(1.0, x, y) for x, y in ((-1.0, 0), (1.0, 0), (0, -1.0), (0, 1.0))]
     if best.scale != 1.0:
-        steps = [(0.95, 0.0, 0.0), (0.975, 0.0, 0.0), (1.025, 0.0, 0.0), (1.05, 0.0, 0.0), *steps]
+        steps = [
+            (0.93, 0.0, 0.0),
+            (1.07, 0.0, 0.0),
+            (0.965, 0.0, 0.0),
+            (1.035, 0.0, 0.0),
+            (1.0, -2.0, 0),
+            (1.0, 2.0, 0),
+            (1.0, 0, -2.0),
+            (1.0, 0, 2.0),
+        ]
     for factor, x, y in steps:
         turned = best.scale * (1 - factor)
         moved = Warp(best.scale * factor, best.dx + x + turned * width / 2, best.dy + y + turned * height / 2)
@@ -122,7 +131,7 @@ def _candidates(source_edges: Floats, gray: Image.Image) -> list[Warp]:
     height, width = source_edges.shape
     per_cell = 2 * max(height, width) / _COARSE
     source = _coarse(Image.fromarray(source_edges), round(2 * width / per_cell), round(2 * height / per_cell))
-    middle = shrink(gray, (max(8, gray.width * 96 // max(gray.size)), max(8, gray.height * 96 // max(gray.size))))
+    middle = shrink(gray, (max(8, gray.width * 80 // max(gray.size)), max(8, gray.height * 80 // max(gray.size))))
     target_edges = Image.fromarray(edges(np.asarray(middle, dtype=np.float32) * np.float32(1 / 255)))
     stack = np.zeros((len(SCALES), _CANVAS, _CANVAS), dtype=np.float32)
     for i, scale in enumerate(SCALES):

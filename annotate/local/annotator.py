@@ -18,10 +18,12 @@ from ...schema.warnings import warning
 from ..base import Labels, Prepared, Provenance
 from .contradictions import contradictions
 from .decide import choose
+from .direction import REPORTED, swapped_likelihood
 from .fusion import Calibration, Joined, hear, join
 from .intents import KEEPS, SCOPES, TYPES
-from .model import Model, load
-from .record import Reading, features, read
+from .model import Floats, Model, load
+from .reasons import reasons
+from .record import ASKS, NAMES, Reading, features, read
 from .words import MAX_CHARS
 
 VERSION = "1"
@@ -40,6 +42,14 @@ class Opinion:
     raw: tuple[float, ...]
     calibrated: tuple[float, ...]
     reading: Reading
+    intents_UK: Floats
+    """P(intent) for each unit of the text."""
+
+    @property
+    def asked(self) -> set[str]:
+        """Intents of the clauses that ask for something."""
+        best = self.intents_UK[: len(self.reading.clauses)].argmax(axis=1)
+        return {NAMES[i] for i in best.tolist() if ASKS[i]}
 
 
 class LocalAnnotator:
@@ -95,10 +105,10 @@ class LocalAnnotator:
         vector = features(reading, chances_UK, task=task, references=references)
         heard = hear(self.model, vector, evidence if task == "edit" else None)
         said, joined = join(heard, self.model, self.calibration, raw=True), join(heard, self.model, self.calibration)
-        return Opinion(self._by_id(task, said), self._by_id(task, joined), reading)
+        return Opinion(self.by_id(task, said), self.by_id(task, joined), reading, chances_UK)
 
-    def _by_id(self, task: str, joined: Joined) -> tuple[float, ...]:
-        """Probabilities in tag order; a generation has one certain tag."""
+    def by_id(self, task: str, joined: Joined) -> tuple[float, ...]:
+        """Probabilities in tag order; a generation has one certain tag, and no other record can be one."""
         out = np.zeros(self.taxonomy.size, dtype=np.float64)
         generation = self.taxonomy.by_name[GENERATION].id
         if task == "generation":
@@ -118,12 +128,16 @@ class LocalAnnotator:
         warnings = [*prepared.warnings, *self._text_warnings(prepared, opinion, notes, tag_ids)]
         if prepared.evidence is not None:
             warnings += contradictions(self.taxonomy.names(tag_ids), prepared.evidence)
+            swapped = swapped_likelihood(opinion.asked, prepared.evidence)
+            if swapped >= REPORTED:
+                warnings.append(warning("swapped_pair", swapped))
         return Labels(
             tag_ids=tag_ids,
             tag_probs=tuple(round(p, 6) for p in opinion.calibrated),
             tag_probs_raw=tuple(round(p, 6) for p in opinion.raw),
             calibration="fusion@1",
             warnings=tuple(dict.fromkeys(warnings)),
+            reasons=reasons(opinion.reading, opinion.intents_UK, self.taxonomy.names(tag_ids), prepared.evidence),
         )
 
     def _text_warnings(
@@ -146,9 +160,12 @@ class LocalAnnotator:
         for note in notes:
             chosen = max((chances[tag.id] for tag in self.taxonomy.tier("type") if tag.id in tag_ids), default=0.0)
             out.append(warning(note, chosen if note == "no_type_found" else None))
-        scope = max(chances[tag.id] for tag in self.taxonomy.tier("scope"))
-        if scope < 0.5:
-            out.append(warning("scope_unsure", scope))
+        scopes = [tag.id for tag in self.taxonomy.tier("scope")]
+        chosen, by_text = (max(scopes, key=lambda i: values[i]) for values in (chances, opinion.raw))
+        if chances[chosen] < 0.5:
+            out.append(warning("scope_unsure", chances[chosen]))
+        if chosen != by_text:
+            out.append(warning("text_and_pixels_disagree", chances[by_text]))
         least = min(max(p, 1 - p) for p in chances)
         if least < 0.6:
             out.append(warning("low_confidence", least))

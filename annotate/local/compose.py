@@ -35,6 +35,9 @@ class Example:
     """Intents the record's label allows, where it allows several."""
 
 
+_DETAILED = 0.1
+"""How often a single request goes on to describe its result."""
+
 _BEFORE = {
     "en": ("Please ", "please ", "Can you ", "Could you please ", "I want you to ", "I'd like you to ", "Help me ", "Kindly ",
            "In this image, ", "For this photo, ", "Edit the photo: ", "Let's ", "Now ", "Hey, ", "I want to ", "Would you "),
@@ -116,6 +119,10 @@ def singles(language: str, *, per_intent: int, seed: int) -> Iterator[Example]:
             line = i % len(lines)
             text = book.sample(name, rng, line=line)
             plain = intents()[name].kind in ("keep", "context") or rng.random() < 0.55
+            if intents()[name].kind not in ("keep", "context") and rng.random() < _DETAILED:
+                text += "".join(
+                    ", " + _draw(book, "context", rng, _fold(name, line)) for _ in range(rng.choice((1, 1, 2, 3)))
+                )
             yield _example(text if plain else _wrap(text, language, rng), [name], (), rng, fold=_fold(name, line))
 
 

@@ -27,8 +27,7 @@ def read_lists(root: Path, *, skip: frozenset[str] = frozenset({"gold-pairs"})) 
     Raises:
         ConfigError: no labelled list under `root`.
     """
-    gold = root / "gold-pairs" / "gold.jsonl"
-    held = {json.loads(line)["set"] for line in gold.read_text("utf-8").splitlines()} if gold.is_file() else set()
+    held = held_sets(root)
     examples: list[Example] = []
     for manifest in sorted(root.glob("*/manifest.jsonl")):
         folder = manifest.parent
@@ -44,6 +43,12 @@ def read_lists(root: Path, *, skip: frozenset[str] = frozenset({"gold-pairs"})) 
     if not examples:
         raise ConfigError(f"{root} holds no labelled list: expected FOLDER/manifest.jsonl beside FOLDER/label_map.json")
     return examples
+
+
+def held_sets(root: Path) -> set[str]:
+    """Folders whose records gold-pairs labels."""
+    gold = root / "gold-pairs" / "gold.jsonl"
+    return {json.loads(line)["set"] for line in gold.read_text("utf-8").splitlines()} if gold.is_file() else set()
 
 
 def _example(record: dict[str, object], label: dict[str, object] | None, group: str) -> Example | None:

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..evidence import measure
 from ..evidence.procedural import KINDS, Edited, Picture, regenerated
+from .corpora import held_sets
 from .model import Floats
 from .pixels import OUTPUTS, PIXEL_FEATURES, SEEN_SCOPES, SEEN_TYPES, pixel_features
 
@@ -21,9 +22,15 @@ _LIMIT = 110
 
 
 def photos(root: Path) -> list[Picture]:
-    """Source and reference photos of the corpora under `root`, each once, evenly chosen in a fixed order."""
+    """Source and reference photos of the corpora under `root`, each once, evenly chosen in a fixed order.
+
+    Sets that gold-pairs labels are left out: they are for testing.
+    """
     found: list[Path] = []
+    held = held_sets(root)
     for manifest in sorted(root.glob("*/manifest.jsonl")):
+        if manifest.parent.name in held:
+            continue
         for line in manifest.read_text("utf-8").splitlines():
             record = json.loads(line)
             names = [record.get("source"), *(record.get("references") or [])]

@@ -11,8 +11,8 @@ from .intents import KEEPS, LOCAL, MULTI, SCOPES, TYPES
 from .model import Floats, Model, sigmoid, softmax
 from .pixels import SEEN_SCOPES, SEEN_TYPES, pixel_features
 
-_BOUND = 3.0
-"""Most that pixels may add to a log-odds before weighting: they inform, they do not overrule."""
+_SCOPE_BOUND, _TYPE_BOUND = 1.5, 4.0
+"""Most that pixels may add to a log-odds before weighting: they decide unclear requests and do not overrule clear ones."""
 _FACE = KEEPS.index("face preservation")
 
 
@@ -76,7 +76,7 @@ def hear(model: Model, features_D: Floats, evidence: Evidence | None) -> Heard:
     pixel_scopes = np.zeros(len(SCOPES), dtype=np.float32)
     pixel_scopes[[SCOPES.index(name) for name in SEEN_SCOPES]] = _scope_ratios(softmax(seen[:cut]))
     pixel_types = np.zeros(len(TYPES), dtype=np.float32)
-    pixel_types[[TYPES.index(name) for name in SEEN_TYPES]] = np.clip(seen[cut:], -_BOUND, _BOUND)
+    pixel_types[[TYPES.index(name) for name in SEEN_TYPES]] = np.clip(seen[cut:], -_TYPE_BOUND, _TYPE_BOUND)
     skin = float(np.clip(np.log(evidence.skin_kept + 0.01) - np.log(0.06), -2, 2))
     return Heard(scopes, types, keeps, pixel_scopes, pixel_types, skin)
 
@@ -93,7 +93,7 @@ def _scope_ratios(chances: Floats) -> Floats:
     ratios = np.log(np.maximum(chances * len(SEEN_SCOPES), 1e-6))
     ratios[at[LOCAL]] = np.log(few * len(SEEN_SCOPES) / 2)
     ratios[at[MULTI]] = ratios[at[LOCAL]] + one / 2
-    return np.clip(ratios, -_BOUND, _BOUND)
+    return np.clip(ratios, -_SCOPE_BOUND, _SCOPE_BOUND)
 
 
 def join(heard: Heard, model: Model, calibration: Calibration, *, raw: bool = False) -> Joined:

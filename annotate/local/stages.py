@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from .model import Floats, softmax
@@ -64,7 +66,10 @@ def fit_first(
     """Multinomial logistic regression of intents; an intent without an example gets a very low bias."""
     ids_V = vocabulary(units)
     learner = LogisticRegression(C=strength, max_iter=steps, tol=1e-3)
-    learner.fit(matrix(units, ids_V), np.asarray(labels), sample_weight=np.asarray(weights))
+    with warnings.catch_warnings():
+        # Stopping early is part of the regularisation.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        learner.fit(matrix(units, ids_V), np.asarray(labels), sample_weight=np.asarray(weights))
     coef = np.zeros((len(ids_V), len(NAMES)), dtype=np.float32)
     bias = np.full(len(NAMES), -20.0, dtype=np.float32)
     coef[:, learner.classes_] = learner.coef_.T
