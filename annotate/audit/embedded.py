@@ -52,7 +52,7 @@ def read_records(run: Run, columns: Columns, index: NDArray[np.int64]) -> Readin
                 text, task=columns.task[record], references=int(references[record]), evidence=evidence
             )
             tags[record] = opinion.calibrated
-            intents[record] = opinion.intents_UK.max(axis=0, initial=0)
+            intents[record] = annotator.model.intents(opinion.reading.vectors).max(axis=0, initial=0)
         start += batch.num_rows
     return Reading(tags, intents)
 
