@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 
 from ..schema import Pair, StoppedError
 from .outcome import crashed
@@ -117,7 +117,9 @@ class WorkerPool:
         return None
 
     def _submit(self, pairs: list[Pair]) -> Future[Sequence[Worked]]:
-        # A worker inherits the blocked signal: Ctrl-C is the parent's business even while the child still imports.
+        # A worker inherits the blocked signal: Ctrl-C is the parent's business even while the child still imports. The
+        # tracker is started before, because its start unblocks the signal.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._started().submit(_run, pairs)
