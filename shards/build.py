@@ -81,7 +81,7 @@ def build_shards(
     settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
     _check_append(snapshot, config=config, taxonomy=run.info.taxonomy)
     if snapshot and any(s.run_hash == run_hash and s.settings == settings for s in snapshot.sources):
-        shutil.rmtree(out / ".build", ignore_errors=True)
+        _clear(out, run_hash=run_hash, settings=settings)
         return BuildResult(snapshot, 0, len(snapshot.shards), 0, run.info.accepted, {})
     index, count = partition
     with locked(out / ".build" / f"lock-{index}-of-{count}", what=f"partition {index}/{count} of {out}"):
@@ -117,7 +117,7 @@ class _Build:
         reasons = Counter(reject.reason for reject in self.rejects)
         if not len(self.scan):
             _refuse_if_nothing(self.run, self.scan, reasons, base=self.base)
-            shutil.rmtree(self.out / ".build", ignore_errors=True)
+            _clear(self.out, run_hash=self.run_hash, settings=self.settings)
             return BuildResult(self.base, 0, 0, 0, self.scan.already, dict(reasons))
         job, shards = self._plan(restart=restart)
         mine = shards[partition[0] :: partition[1]]
@@ -144,7 +144,9 @@ class _Build:
         shards = plan_shards(self.scan, assignment, config=self.config, snapshot=self.base, mean_bytes=mean_bytes)
         base = self.base.content_hash if self.base else ""
         identity = plan_hash(shards, settings=self.settings, run_hash=self.run_hash, base=base)
-        _claim(self.out, identity, names=[shard.name for shard in shards], restart=restart)
+        names = tuple(shard.name for shard in shards)
+        claim = _Claim(plan=identity, names=names, run_hash=self.run_hash, settings=self.settings)
+        _claim(self.out, claim, restart=restart)
         return replace(job, plan=identity), shards
 
     def _name(self, number: int) -> tuple[int, str]:
@@ -251,21 +253,33 @@ class _Claim(Frozen):
 
     plan: str
     names: tuple[str, ...]
+    run_hash: str
+    settings: str
 
 
-def _claim(out: Path, plan: str, *, names: list[str], restart: bool) -> None:
+def _read_claim(out: Path) -> _Claim | None:
+    try:
+        return _Claim.model_validate_json((out / ".build" / "plan.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _clear(out: Path, *, run_hash: str, settings: str) -> None:
+    """Remove what a killed session left of a build that is finished; another run's unfinished build stays."""
+    found = _read_claim(out)
+    if found is None or (found.run_hash, found.settings) == (run_hash, settings):
+        shutil.rmtree(out / ".build", ignore_errors=True)
+
+
+def _claim(out: Path, claim: _Claim, *, restart: bool) -> None:
     """Record the plan, or check that the unfinished build in `out` is this one.
 
     Raises:
         DataError: it is another one and `restart` is False.
     """
-    path = out / ".build" / "plan.json"
     with locked(out / ".build" / "lock-plan", what=f"the plan of {out}", wait=True):
-        try:
-            found = _Claim.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            found = None
-        if found is not None and found.plan != plan:
+        found = _read_claim(out)
+        if found is not None and found.plan != claim.plan:
             if not restart:
                 raise DataError(
                     f"{out} holds an unfinished build of another run or other settings: finish it with its own "
@@ -277,7 +291,7 @@ def _claim(out: Path, plan: str, *, names: list[str], restart: bool) -> None:
             shutil.rmtree(out / ".build" / "done", ignore_errors=True)
             found = None
         if found is None:
-            write_text(path, _Claim(plan=plan, names=tuple(names)).model_dump_json() + "\n")
+            write_text(out / ".build" / "plan.json", claim.model_dump_json() + "\n")
 
 
 def _remove_torn(out: Path, names: set[str]) -> None:

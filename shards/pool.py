@@ -78,8 +78,8 @@ def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, mete
             meter.update(futures[future])
     except BrokenProcessPool as error:
         raise StoppedError(
-            "a writing process was killed (out of memory?): finished shards are kept, the same command goes on, "
-            "with --workers 1 it needs the least memory"
+            "a writing process ended: killed (out of memory? --workers 1 needs the least), or the script that calls "
+            "build_shards lacks `if __name__ == '__main__':`. Finished shards are kept, the same command goes on"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -124,6 +124,16 @@ def test_an_unfinished_build_of_something_else_is_not_mixed_in(tmp_path):
     assert verify_set(out, quiet=True).ok
 
 
+def test_a_finished_run_built_again_leaves_another_unfinished_build_alone(tmp_path):
+    one, two = make_run(tmp_path / "one", mixed(6)), make_run(tmp_path / "two", mixed(12, prefix="x"), name="two")
+    out = tmp_path / "shards"
+    build(one, out, shard_samples=2)
+    build_shards(two, out, config=BuildConfig(shard_samples=2), partition=(0, 2), workers=1, quiet=True)
+    assert build(one, out, shard_samples=2).added == 0
+    result = build_shards(two, out, config=BuildConfig(shard_samples=2), partition=(1, 2), workers=1, quiet=True)
+    assert (result.added, result.snapshot.samples) == (12, 18)
+
+
 def test_two_processes_on_one_partition_refuse(tmp_path):
     run = make_run(tmp_path, mixed(3))
     with (
