@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from support_interchange import RELEASED, arguments_of, make_run, write_fresh, write_model
 from support_train import ToySource, tiny_inputs, toy_config
 from tagmoe.schema import ConfigError, DataError, load_taxonomy
@@ -211,6 +212,8 @@ def test_a_run_starts_from_dense_weights_exactly(tmp_path):
         json.loads((dense_folder / "transformer/config.json").read_text())["_class_name"]
         == "QwenImageTransformer2DModel"
     )
+    theirs = QwenImageTransformer2DModel.from_pretrained(dense_folder / "transformer")
+    assert_equal(theirs.state_dict(), dense.state_dict())
     model = TagMoETransformer(**arguments_of(config))
     errors = load_pretrained(model, dense_folder, mode="exact", seed=0)
     assert set(errors) == {"layer0", "layer1"}

@@ -167,6 +167,8 @@ def test_partitions_meet_in_one_set(shards, base, pipeline):
 def test_appended_shards_are_added_and_other_encoders_start_anew(shards, base, pipeline, tmp_path):
     more = make_run(tmp_path / "more", mixed(6, prefix="n"), name="more")
     build_shards(more, shards, config=BuildConfig(shard_samples=2, splits={"val": 0.25}), quiet=True)
+    with pytest.raises(ConfigError, match="shards have no tensors named tiny yet"):
+        make_encoder(toy_config(**CONFIG), shards=str(shards))
     before = {p.name: p.stat().st_mtime_ns for p in tensors(shards).glob("*.tar")}
     invoke("precompute", shards, "--encoders", pipeline, *OPTIONS)
     assert read_info(tensors(shards)).samples == 18

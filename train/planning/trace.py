@@ -85,15 +85,28 @@ def trace(config: TrainConfig, *, tokens: Tokens) -> Trace:
     )
     dtype = DTYPES[config.engine.dtype]
     parts = {label: Part() for label in (*(f"block{n}" for n in range(small.model.num_layers)), OTHER)}
-    with _default_dtype(dtype), FakeTensorMode(allow_non_fake_inputs=True):
+    with _default_dtype(dtype), torch.device("meta"):
         model = TagMoETransformer(**transformer_arguments(small, taxonomy=load_taxonomy(config.data.taxonomy)))
         select_trainable(model, small)
-        with unset_fake_temporarily():
-            model.materialise_rope()
+    model.materialise_rope()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _give_fake_values(model)
         _forward(model.train(), parts, tokens=tokens, batch=config.micro_batch, dtype=dtype)
     blocks = [parts[f"block{n}"] for n in range(small.model.num_layers)]
     ordered = _stretch(blocks[:traced_dense], dense) + _stretch(blocks[traced_dense:], experts)
     return Trace(blocks=tuple(ordered), other=parts[OTHER])
+
+
+def _give_fake_values(model: nn.Module) -> None:
+    """Replace meta tensors, which have no device to compute on, by fake ones on the CPU."""
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                fake = torch.empty(p.shape, dtype=p.dtype)
+                module._parameters[name] = nn.Parameter(fake, requires_grad=p.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _stretch(traced: list[Part], count: int) -> list[Part]:

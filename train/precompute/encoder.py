@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...schema import ConfigError, DataError
 from ...schema.configs.train import TrainConfig
+from ...shards.manifest import load_snapshot
 from ..build import DTYPES
 from ..data.batch import Encoded, Encoder, Sample
 from .encoders import Encoders, Settings, Tensors, load_encoders
@@ -42,6 +43,7 @@ class PrecomputedEncoder:
         self._folder = tensors_folder(shards, config.data.tensors)
         self.info = read_info(self._folder)
         _require_same(self.info, config, folder=self._folder)
+        _require_all(self.info, config, shards=shards)
         self._max_references = config.data.max_references
         self._map = np.memmap(self._folder / MAP, dtype=MAP_ROW, mode="r")
         self._files: dict[int, int] = {}
@@ -136,6 +138,17 @@ def _require_same(info: TensorsInfo, config: TrainConfig, *, folder: Path) -> No
     if different:
         raise ConfigError(f"{folder} was made with other settings: {'; '.join(different)}")
     _require_sizes(info.channels, info.text_dim, config, origin=str(folder))
+
+
+def _require_all(info: TensorsInfo, config: TrainConfig, *, shards: Path) -> None:
+    splits = (config.data.split, config.data.val_split)
+    known = set(info.shards)
+    absent = [shard.name for shard in load_snapshot(shards).shards if shard.split in splits and shard.name not in known]
+    if absent:
+        raise ConfigError(
+            f"{len(absent)} shards have no tensors named {config.data.tensors} yet, such as {absent[0]}: run `tagmoe "
+            "precompute` again, it adds what is missing"
+        )
 
 
 def _require_sizes(channels: int, text_dim: int, config: TrainConfig, *, origin: str) -> None:
