@@ -104,7 +104,7 @@ def build(
         return
     say(f"{relative(out)}: snapshot {snapshot.number}, {snapshot.samples} samples in {len(snapshot.shards)} shards")
     say(f"added {result.added}, already there {result.already}, rejected: {rejected}")
-    say(f"peak memory {peak_memory_mib()} MiB. Next: tagmoe verify {relative(out)}")
+    say(f"next: tagmoe verify {relative(out)}")
 
 
 def verify(
