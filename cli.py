@@ -21,7 +21,7 @@ from .annotate import commands as annotate_commands
 from .annotate.audit import commands as audit_commands
 from .schema import ConfigError, TagmoeError, Task, load_taxonomy, reply_schema
 from .shards import commands as shards_commands
-from .shards.console import err, print_json, printable, relative, say
+from .shards.console import err, peak_memory_mib, print_json, printable, relative, say
 from .train import commands as train_commands
 
 app = typer.Typer(
@@ -232,17 +232,44 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
+_STAGES = ("annotate", "merge", "audit", "build-shards", "verify", "precompute", "train")
+_EXTRA_OF = {
+    "torch": "train",
+    "diffusers": "train",
+    "transformers": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "matplotlib": "train",
+    "peft": "lora",
+    "sklearn": "fit",
+}
+
+
 def main() -> None:
     """Run the command line. Errors are one line with the way out; `--debug` shows the traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    started = time.monotonic()
     try:
         app()
+    except SystemExit as done:
+        if done.code in (0, 1, None) and sys.argv[1:2] and sys.argv[1] in _STAGES and "--help" not in sys.argv:
+            seconds = time.monotonic() - started
+            err.print(f"{sys.argv[1]}: {seconds:.1f} s, peak memory {peak_memory_mib()} MiB", markup=False)
+        raise
     except TagmoeError as error:
         if os.environ.get("TAGMOE_DEBUG"):
             raise
         err.print(f"tagmoe: {printable(str(error))}", markup=False, style="red")
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name not in _EXTRA_OF or os.environ.get("TAGMOE_DEBUG"):
+            raise
+        err.print(
+            f"tagmoe: this command needs {name}: pip install 'tagmoe[{_EXTRA_OF[name]}]'", markup=False, style="red"
+        )
+        sys.exit(2)
     except _Stopped:
         err.print("tagmoe: stopped. Nothing finished is lost: the same command goes on.", markup=False)
         sys.exit(130)

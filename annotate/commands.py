@@ -12,6 +12,8 @@ from pydantic import JsonValue
 from ..schema import REASONS, ConfigError, RunInfo
 from ..shards.console import peak_memory_mib, print_json, relative, say
 
+_WARNINGS_SHOWN = 5
+
 
 def register(app: typer.Typer) -> None:
     """Add this floor's commands to the command line."""
@@ -174,10 +176,18 @@ def _report(info: RunInfo, out: Path, *, json: bool) -> None:
         return
     say(
         f"{info.accepted} annotated, {info.rejected} rejected of {info.accepted + info.rejected} records "
-        f"by {info.annotator} in {seconds:.1f} s, peak memory {result['peak_memory_mib']} MiB"
+        f"by {info.annotator} in {seconds:.1f} s of work"
     )
     for reason, count in info.rejects_by_reason.items():
         say(f"  rejected {reason}: {count}")
-    for warning, count in list(info.warnings_by_name.items())[:5]:
+    named = list(info.warnings_by_name.items())
+    for warning, count in named[:_WARNINGS_SHOWN]:
         say(f"  warning {warning}: {count}")
-    say(f"next: tagmoe audit {relative(out)} --out REPORT")
+    if len(named) > _WARNINGS_SHOWN:
+        say(f"  and {len(named) - _WARNINGS_SHOWN} more kinds of warnings in run.json")
+    if info.partition is not None:
+        say(f"next: when all {info.partition[1]} partitions are done, tagmoe merge {relative(out)}")
+    elif info.accepted:
+        say(f"next: tagmoe audit {relative(out)} --out REPORT")
+    else:
+        say(f"nothing was annotated: {relative(out)}/rejects says why for each record")

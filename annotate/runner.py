@@ -83,6 +83,8 @@ def annotate(
         LockedError: another process works on RUN.
         StoppedError: a full disk or dead endpoints outlasted the patience; the same command goes on.
     """
+    if (out / "manifest.json").exists() and not (out / "run.json").exists():
+        raise ConfigError(f"{out} is a shard set, not a run: use another --out")
     corpus = open_corpus(config.corpus)
     config = config.model_copy(update={"corpus": corpus.spec})
     root = out if partition is None else partition_root(out, partition)

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,14 +111,6 @@ def peak_memory_mib() -> int:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return max(own, child) // 1024
-
-
-@contextmanager
-def stage(name: str, *, report: Callable[[str], None] = say) -> Iterator[None]:
-    """Print the wall time and peak memory of a stage when it ends well."""
-    started = time.monotonic()
-    yield
-    report(f"{name}: {time.monotonic() - started:.1f} s, peak memory {peak_memory_mib()} MiB")
 
 
 def relative(path: Path) -> str:

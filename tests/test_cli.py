@@ -1,6 +1,7 @@
 """The command line as a user meets it: help with examples, one-line errors, exit codes, reference kept true."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,16 @@ def test_dry_run_asks_nothing_and_shows_what_would_be_asked(tmp_path):
     assert shown["request"]["schema"]["properties"]["scope"]
     assert shown["request"]["tokens_of_the_run"] > 92 * 100
     assert not (tmp_path / "run").exists()
+
+
+def test_stage_time_and_memory_are_printed_apart_from_the_result(tmp_path):
+    corpus = str(ROOT / "examples" / "demo-corpus")
+    done = tagmoe("annotate", corpus, "--out", str(tmp_path / "run"), "--limit", "3", "--json")
+    assert json.loads(done.stdout)["annotated"] == 3
+    assert re.search(r"annotate: \d+\.\d s, peak memory \d+ MiB", done.stderr)
+
+
+def test_a_run_and_a_shard_set_never_share_a_folder(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    done = tagmoe("annotate", str(ROOT / "examples" / "demo-corpus"), "--out", str(tmp_path))
+    assert (done.returncode, "is a shard set" in done.stderr) == (2, True)

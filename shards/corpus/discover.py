@@ -159,7 +159,14 @@ def _kind_of_file(name: str) -> CorpusKind:
 def _kind_of_folder(store: Store) -> CorpusKind:
     endings = tuple(suffix for kind, group in SUFFIXES.items() if kind != "shards" for suffix in group)
     files = store.list(endings)
-    if any(PurePosixPath(path).name == MANIFEST for path in files):
+    manifests = [path for path in files if PurePosixPath(path).name == MANIFEST]
+    if manifests:
+        beside = [path for path in files if "/" not in path and path != MANIFEST]
+        if MANIFEST not in manifests and beside:
+            raise ConfigError(
+                f"the folder holds {beside[0]} and, further down, {manifests[0]}: name one of them, or say "
+                "--kind manifest for all manifests"
+            )
         return "manifest"
     if not files and any(path.startswith("captions/") for path in store.list((".txt",))):
         return "captions"
