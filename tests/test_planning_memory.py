@@ -159,10 +159,18 @@ def test_flops_are_two_for_every_weight_and_token_and_the_attention():
     per_block = 2 * 12 * dim**2 * (image + text) + 4 * (image + text) ** 2 * dim + 2 * 2 * 6 * dim**2
     assert traced.blocks[1].flops == per_block
     assert traced.blocks[55].flops == per_block + 2 * image * 4 * 2 * dim  # the router reads tokens and timestep
-    compute = estimate_compute(config, sizes=measure_sizes(config), trace=traced)
+    compute = estimate_compute(config, tokens=tokens, trace=traced)
     assert compute.forward == pytest.approx(60 * per_block, rel=0.01)
     assert compute.model == pytest.approx(3 * compute.forward, rel=0.01)
     assert compute.hardware == pytest.approx(4 * compute.forward, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["qwen-image-released", "qwen-image-dense", "qwen-image-wide", "tiny"])
+def test_the_arithmetic_of_mfu_is_what_torch_counts(preset):
+    config = TrainConfig.model_validate(PRESETS[preset])
+    tokens = token_counts(config, conditions=1)
+    compute = estimate_compute(config, tokens=tokens, trace=trace(config, tokens=tokens))
+    assert compute.model == pytest.approx(3 * compute.forward, rel=0.01)
 
 
 def test_full_size_numbers_are_the_known_ones():

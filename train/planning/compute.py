@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...schema.configs.train import TrainConfig
-from .sizes import Sizes
-from .trace import Trace
+from ..engine.flops import micro_batch_flops
+from .trace import Tokens, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,9 @@ class Compute:
         return self.model * config.accumulation * world
 
 
-def estimate_compute(config: TrainConfig, *, sizes: Sizes, trace: Trace) -> Compute:
-    """Backward costs twice the forward where weights learn, once where only activations carry gradients."""
-    forward = model = trace.other.flops
-    model += 2 * trace.other.flops if config.engine.train == "all" else trace.other.flops
-    recomputed = 0
-    for part, total, trained in zip(trace.blocks, sizes.blocks, sizes.trainable_blocks, strict=True):
-        forward += part.flops
-        model += part.flops
-        if not part.saved:
-            continue
-        model += round(part.flops * (1 + trained / total))
-        recomputed += part.flops if config.engine.activation_checkpointing else 0
-    return Compute(forward, model, model + recomputed)
+def estimate_compute(config: TrainConfig, *, tokens: Tokens, trace: Trace) -> Compute:
+    """Forward and recomputation as traced, the model's share by the arithmetic that training reports MFU with."""
+    model = micro_batch_flops(config, batch=config.micro_batch, image=tokens.image, text=tokens.text)
+    forward = trace.other.flops + sum(part.flops for part in trace.blocks)
+    again = sum(part.flops for part in trace.blocks if part.saved) if config.engine.activation_checkpointing else 0
+    return Compute(forward, model, model + again)

@@ -99,7 +99,7 @@ def make_plan(
         raise ConfigError(f"engine.shard_group ({group}) does not divide {gpus} GPUs")
     tokens = token_counts(config, conditions=conditions, text=text_tokens)
     sizes, traced = measure_sizes(config), trace(config, tokens=tokens)
-    compute = estimate_compute(config, sizes=sizes, trace=traced)
+    compute = estimate_compute(config, tokens=tokens, trace=traced)
     budget = int(gpu_memory * GIB * (1 - headroom))
     candidates = layouts(config, sizes=sizes, trace=traced, gpus=gpus, gpus_per_node=gpus_per_node)
     on = config.engine.activation_checkpointing
