@@ -38,7 +38,7 @@ def torchrun(folder: Path, jobs: list[dict], *, check: bool = True) -> int:
         [*command, str(HERE / "support_train_ranks.py"), str(path)],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=250,
         env=environment,
         check=False,
     )
