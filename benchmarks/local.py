@@ -114,7 +114,8 @@ def _speed_summary(once: dict[str, Any], scaled: dict[str, Any], held: dict[str,
             f"| decoding both pictures alone, ms a record (median) | {cost['decode']['median']:.2f} | |",
             f"| read, decode, hash, measure, label, ms a record (median) | {cost['annotate']['median']:.2f} | |",
             f"| of it labelling, ms | {cost['label_only']['median']:.2f} | |",
-            f"| rate against decoding alone, one core (median; min to max) | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) | 0.6 |",
+            f"| rate against decoding alone, one core (median; min to max) | {ratio['median']:.2f} "
+            f"({ratio['min']:.2f} to {ratio['max']:.2f}) | 0.6 |",
             f"| two workers against one | {scaled['speedup_of_two']} | 1.8 |",
             f"| peak memory at 10,000 and 100,000 records, MiB | {peaks['10000']:.0f} and {peaks['100000']:.0f} | within 20 % |",
         ]
