@@ -31,7 +31,7 @@ from tagmoe.schema import Annotation, CorpusSpec, ImageInfo, Pair, Run, RunInfo,
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
 from tagmoe.schema.configs.audit import AuditConfig
 from tagmoe.schema.report import Estimate
-from tagmoe.schema.runs import PartInfo, part_name, save_run_info
+from tagmoe.schema.runs import PartInfo, hash_part, part_name, save_run_info
 from tagmoe.shards.corpus import open_corpus, open_image, phash
 
 SETS = ("comfy-template-pairs", "magicbrush-sample", "demo-pairs", "uno-subject-demos")
@@ -157,7 +157,7 @@ def record(row: int, item: Item) -> Annotation:
 def write_run(root: Path, records: list[Annotation]) -> Run:
     write_part(root / "annotations" / part_name(0), records, schema=ANNOTATIONS)
     write_part(root / "rejects" / part_name(0), [], schema=REJECTS)
-    part = PartInfo(part=0, annotations=len(records), rejects=0, sha256="0" * 64)
+    part = PartInfo(part=0, annotations=len(records), rejects=0, sha256=hash_part(root, 0))
     info = RunInfo(
         complete=True, run_hash="0" * 64, taxonomy=TAXONOMY.ref, annotator="planted@1", corpus_name="planted",
         corpus=CorpusSpec(uri="planted"), fingerprint="0" * 64, rows=len(records), parts=[part],

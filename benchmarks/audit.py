@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tagmoe.schema import CorpusSpec, Evidence, RunInfo, load_taxonomy, make_uid
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
-from tagmoe.schema.runs import PART_ROWS, PartInfo, part_name, save_run_info
+from tagmoe.schema.runs import PART_ROWS, PartInfo, hash_part, part_name, save_run_info
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _audit_faults import measure as measure_faults
@@ -48,7 +48,7 @@ def write_large_run(root: Path, records: int, *, seed: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(_table(rows, rng), path, compression="zstd", row_group_size=4096)
         write_part(root / "rejects" / part_name(part), [], schema=REJECTS)
-        parts.append(PartInfo(part=part, annotations=len(rows), rejects=0, sha256="0" * 64))
+        parts.append(PartInfo(part=part, annotations=len(rows), rejects=0, sha256=hash_part(root, part)))
     info = RunInfo(
         complete=True, run_hash="1" * 64, taxonomy=TAXONOMY.ref, annotator="server@1", corpus_name="large",
         corpus=CorpusSpec(uri=str(root / "no-corpus")), fingerprint="0" * 64, rows=records, parts=parts,

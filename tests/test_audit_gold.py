@@ -70,12 +70,12 @@ def test_differences_from_gold_are_named(tmp_path: Path):
     assert (scores[2], words[2]) == (3, "+local editing, -global editing, +background preservation")
 
 
-def test_matching_by_uid_by_set_and_by_a_lone_id(tmp_path: Path):
+def test_matching_by_uid_or_by_set_and_id(tmp_path: Path):
     columns = load_columns(Run.open(write_run(tmp_path / "run", [make_record(i) for i in range(4)])))
     lines = [
         {"uid": make_uid("made", "r0"), "tags": list(LOCAL_RECOLOR)},
         {"set": "made", "id": "r1", "tags": list(LOCAL_RECOLOR)},
-        {"id": "r2", "tags": list(LOCAL_RECOLOR)},
+        {"uid": make_uid("old", "r2"), "corpus": "made", "id": "r2", "tags": list(LOCAL_RECOLOR)},
         {"corpus": "elsewhere", "id": "r3", "tags": list(LOCAL_RECOLOR)},
     ]
     matched = match_gold(columns, gold_file(tmp_path / "g.jsonl", lines))
@@ -85,11 +85,24 @@ def test_matching_by_uid_by_set_and_by_a_lone_id(tmp_path: Path):
     assert verified.seen.tolist() == [True, True, True, False]
 
 
-def test_gold_of_another_corpus_is_noted(tmp_path: Path):
+def test_gold_that_matches_nothing_is_an_error(tmp_path: Path):
     columns = load_columns(Run.open(write_run(tmp_path / "run", [make_record(0)])))
-    matched = match_gold(columns, gold_file(tmp_path / "g.jsonl", [{"corpus": "x", "id": "y", "tags": []}]))
-    assert "None of the 1 gold records" in matched.notes[0]
-    assert score_gold(columns, matched, [], config=AuditConfig()).macro_f1.value is None
+    with pytest.raises(DataError, match=r"none of the 1 records of gold file g\.jsonl is in this run: .*\(made\)"):
+        match_gold(columns, gold_file(tmp_path / "g.jsonl", [{"corpus": "x", "id": "y", "tags": []}]))
+    with pytest.raises(DataError, match="none of the 0 records"):
+        match_gold(columns, gold_file(tmp_path / "g.jsonl", []))
+
+
+def test_a_renamed_corpus_is_matched_by_ids_that_are_unique(tmp_path: Path):
+    records = [make_record(0), make_record(1), make_record(2, id="r1", corpus="other")]
+    columns = load_columns(Run.open(write_run(tmp_path / "run", records)))
+    lines = [
+        {"corpus": "old", "id": f"r{i}", "uid": make_uid("old", f"r{i}"), "tags": list(LOCAL_RECOLOR)} for i in range(2)
+    ]
+    matched = match_gold(columns, gold_file(tmp_path / "g.jsonl", lines))
+    assert matched.index.tolist() == [0]
+    assert matched.unmatched == 1
+    assert matched.notes == ("Gold was matched by id alone: it names corpus old, the run made, other.",)
 
 
 def test_the_last_word_about_a_record_counts(tmp_path: Path):

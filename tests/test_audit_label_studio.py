@@ -45,14 +45,18 @@ def answer(tags, *, misses: bool = False, why: str = "", **known) -> dict:
         chosen = [name for name in tags if TAXONOMY.by_name[name].tier == tier]
         result.append({"from_name": tier, "to_name": "instruction", "type": "choices", "value": {"choices": chosen}})
     if misses:
-        result.append({"from_name": "mismatch", "to_name": "instruction", "type": "choices", "value": {"choices": [MISSES]}})
+        result.append(
+            {"from_name": "mismatch", "to_name": "instruction", "type": "choices", "value": {"choices": [MISSES]}}
+        )
     if why:
         result.append({"from_name": "why", "to_name": "instruction", "type": "textarea", "value": {"text": [why]}})
     return {"id": 1, "completed_by": 7, "was_cancelled": False, "result": result, **known}
 
 
 def test_tasks_carry_the_runs_tags_as_predictions(app: typer.Typer, folder: Path, tmp_path: Path):
-    output = run_cli(app, "gold", "export", folder / "run", "--out", tmp_path, "--report", folder / "report", "--limit", "3")
+    output = run_cli(
+        app, "gold", "export", folder / "run", "--out", tmp_path, "--report", folder / "report", "--limit", "3"
+    )
     assert "3 tasks" in output
     tasks = json.loads((tmp_path / "tasks.json").read_text("utf-8"))
     assert len(tasks) == 3
@@ -81,7 +85,20 @@ def test_pictures_by_address_or_not_at_all(app: typer.Typer, folder: Path, tmp_p
 def test_a_queue_is_handed_out_in_its_order(app: typer.Typer, folder: Path, tmp_path: Path):
     report = json.loads((folder / "report/report.json").read_text("utf-8"))
     wanted = [e["uid"] for q in report["queues"] if q["name"] == "foreign_target" for e in q["entries"]]
-    run_cli(app, "gold", "export", folder / "run", "--out", tmp_path, "--report", folder / "report", "--queue", "foreign_target", "--images", "none")
+    run_cli(
+        app,
+        "gold",
+        "export",
+        folder / "run",
+        "--out",
+        tmp_path,
+        "--report",
+        folder / "report",
+        "--queue",
+        "foreign_target",
+        "--images",
+        "none",
+    )
     tasks = json.loads((tmp_path / "tasks.json").read_text("utf-8"))
     assert [task["data"]["uid"] for task in tasks] == wanted
     assert len(wanted) == 4
@@ -95,7 +112,9 @@ def test_a_round_trip_gives_back_the_tags_and_feeds_the_audit(app: typer.Typer, 
     (tmp_path / "export.json").write_text(json.dumps(tasks), "utf-8")
     output = run_cli(app, "gold", "import", tmp_path / "export.json", "--out", tmp_path / "gold.jsonl")
     assert "4 gold records" in output
-    summary = run_cli(app, "audit", folder / "run", "--out", tmp_path / "r", "--gold", tmp_path / "gold.jsonl", "--json", *FAST)
+    summary = run_cli(
+        app, "audit", folder / "run", "--out", tmp_path / "r", "--gold", tmp_path / "gold.jsonl", "--json", *FAST
+    )
     assert json.loads(summary)["macro_f1"] == 1
 
 
@@ -103,7 +122,14 @@ def test_annotators_who_differ_make_a_tag_disputed(app: typer.Typer, tmp_path: P
     less = [tag for tag in LOCAL_RECOLOR if tag != "style preservation"]
     data = {"corpus": "c", "id": "a", "uid": make_uid("c", "a"), "instruction": "x"}
     tasks = [
-        {"data": data, "annotations": [answer(LOCAL_RECOLOR, misses=True, why="no red box"), answer(less), answer([], was_cancelled=True)]},
+        {
+            "data": data,
+            "annotations": [
+                answer(LOCAL_RECOLOR, misses=True, why="no red box"),
+                answer(less),
+                answer([], was_cancelled=True),
+            ],
+        },
         {"data": data | {"id": "b", "uid": ""}, "annotations": [answer(less, misses=True)]},
         {"data": data | {"id": "c", "uid": ""}, "annotations": []},
     ]
@@ -119,10 +145,23 @@ def test_annotators_who_differ_make_a_tag_disputed(app: typer.Typer, tmp_path: P
 @pytest.mark.parametrize(
     ("value", "said"),
     [
+        ([], "holds no finished annotation"),
+        ([{"data": {"id": "a"}, "annotations": [], "predictions": []}], "holds no finished annotation"),
         ({"a": 1}, "expected a list of tasks"),
         ([{"id": 1}], "task 0 is no Label Studio task"),
-        ([{"data": {}, "annotations": [{"result": [{"from_name": "scope", "value": {}}]}]}], "task 0 is no Label Studio task"),
-        ([{"data": {"id": "a"}, "annotations": [{"result": [{"from_name": "type", "value": {"choices": ["sparkle"]}}]}]}], "sparkle"),
+        (
+            [{"data": {}, "annotations": [{"result": [{"from_name": "scope", "value": {}}]}]}],
+            "task 0 is no Label Studio task",
+        ),
+        (
+            [
+                {
+                    "data": {"id": "a"},
+                    "annotations": [{"result": [{"from_name": "type", "value": {"choices": ["sparkle"]}}]}],
+                }
+            ],
+            "sparkle",
+        ),
     ],
 )
 def test_malformed_exports_are_named(app: typer.Typer, tmp_path: Path, value, said: str):
@@ -136,13 +175,17 @@ def test_requests_that_cannot_work_are_named(app: typer.Typer, folder: Path, tmp
     with pytest.raises(ConfigError, match="--queue needs --report"):
         run_cli(app, "gold", "export", folder / "run", "--out", tmp_path, "--queue", "noop")
     with pytest.raises(ConfigError, match="no queue 'nope'"):
-        run_cli(app, "gold", "export", folder / "run", "--out", tmp_path, "--report", folder / "report", "--queue", "nope")
+        run_cli(
+            app, "gold", "export", folder / "run", "--out", tmp_path, "--report", folder / "report", "--queue", "nope"
+        )
     other = annotate_corpus(picture_corpus(tmp_path / "corpus", 2), tmp_path / "run")
     with pytest.raises(DataError, match="is about run"):
         run_cli(app, "gold", "export", other, "--out", tmp_path, "--report", folder / "report")
 
 
 def test_the_interface_survives_any_definition():
-    hostile = TAXONOMY.model_copy(update={"tags": tuple(t.model_copy(update={"definition": '<&">\' ]]>'}) for t in TAXONOMY.tags)})
+    hostile = TAXONOMY.model_copy(
+        update={"tags": tuple(t.model_copy(update={"definition": "<&\">' ]]>"}) for t in TAXONOMY.tags)}
+    )
     root = ElementTree.fromstring(labelling_interface(hostile))
-    assert {c.get("hint") for c in root.iter("Choice") if c.get("hint")} == {'<&">\' ]]>'}
+    assert {c.get("hint") for c in root.iter("Choice") if c.get("hint")} == {"<&\">' ]]>"}

@@ -138,8 +138,11 @@ def test_a_picture_that_changed_is_named_not_shown(app: typer.Typer, tmp_path: P
     Image.new("RGB", (40, 40), "white").save(corpus / "images/0_target.png")
     (corpus / "images/1_target.png").unlink()
     (corpus / "images/2_target.png").write_bytes(b"GIF89a nonsense")
-    run_cli(app, "audit", tmp_path / "run", "--out", tmp_path / "r", *FAST)
-    pictures = embedded(tmp_path / "r/report.html")[1]
+    output = run_cli(app, "audit", tmp_path / "run", "--out", tmp_path / "r", *FAST)
+    assert "2 of the pictures looked at: image_changed (row 0 target, row 2 target)" in output
+    assert any("missing_image (row 1 target)" in note for note in load_report(tmp_path / "r").notes)
+    data, pictures = embedded(tmp_path / "r/report.html")
+    assert data["report"]["notes"] == load_report(tmp_path / "r").notes
     assert pictures["p0"]["target"].startswith("image_changed")
     assert pictures["p1"]["target"].startswith("missing_image")
     assert pictures["p2"]["target"].startswith("image_changed")
@@ -243,6 +246,9 @@ def test_what_cannot_be_audited_is_said_in_one_line(app: typer.Typer, tmp_path: 
         run_cli(app, "audit", run, "--out", tmp_path / "r", "--set", "bootstrap=3")
     with pytest.raises(DataError, match="cannot be read"):
         run_cli(app, "audit", run, "--out", tmp_path / "r", "--gold", tmp_path / "no.jsonl")
+    (tmp_path / "else.jsonl").write_text('{"id": "nobody", "tags": []}', "utf-8")
+    with pytest.raises(DataError, match="none of the 1 records"):
+        run_cli(app, "audit", run, "--out", tmp_path / "r", "--gold", tmp_path / "else.jsonl")
     assert not (tmp_path / "r").exists(), "nothing is written before the input is known to be good"
 
 

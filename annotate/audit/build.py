@@ -57,8 +57,7 @@ def audit(inputs: Inputs, out: Path, *, config: AuditConfig | None = None, quiet
     draft, rankings, plan_order = _reckon(run, columns, inputs, gold=gold, gate=gate, config=config)
     corpus, note = _open_corpus(run, inputs.corpus)
     report = draft.model_copy(update={"notes": [*draft.notes, *([note] if note else [])]})
-    _write(run, columns, report, rankings, plan_order, out, corpus=corpus, config=config, quiet=quiet)
-    return report
+    return _write(run, columns, report, rankings, plan_order, out, corpus=corpus, config=config, quiet=quiet)
 
 
 def _reckon(
@@ -125,7 +124,7 @@ def _open_corpus(run: Run, moved: str | None) -> tuple[ReadsImages | None, str |
 def _write(
     run: Run, columns: Columns, report: Report, rankings: list[Ranking], plan_order: Sequence[int], out: Path, *,
     corpus: ReadsImages | None, config: AuditConfig, quiet: bool,
-) -> None:  # fmt: skip
+) -> Report:  # fmt: skip
     chosen, drawn = choose_cards(columns, rankings, report, config=config)
     index_of = {int(row): index for index, row in enumerate(columns.row)}
     listed = [index_of[entry.row] for queue in report.queues for entry in queue.entries]
@@ -143,9 +142,23 @@ def _write(
     if corpus is not None:
         for made in cards:
             made["pictured"] = made["row"] in {details[i].row for i in pictured}
-    shown = _triptychs(details, pictured, corpus, config=config, quiet=quiet, limits=run.info.corpus.limits)
+    shown = list(_triptychs(details, pictured, corpus, config=config, quiet=quiet, limits=run.info.corpus.limits))
+    report = report.model_copy(update={"notes": [*report.notes, *_unshown(shown)]})
     write_page(out / "report.html", report, cards, shown)
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def _unshown(shown: Sequence[tuple[int, dict[str, str]]]) -> Iterator[str]:
+    """Which of the pictures that were looked at could not be shown, by reason: changed since annotate, missing, ..."""
+    failed: dict[str, list[str]] = {}
+    for row, pictures in sorted(shown, key=lambda drawn: drawn[0]):
+        for role, value in pictures.items():
+            if not value.startswith("data:"):
+                failed.setdefault(value.partition(":")[0], []).append(f"row {row} {role}")
+    for reason, places in sorted(failed.items()):
+        more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+        yield f"{len(places)} of the pictures looked at: {reason} ({', '.join(places[:5])}{more})"
 
 
 def _triptychs(

@@ -108,8 +108,10 @@ def import_tasks(export: Path, out: Path, *, taxonomy: str) -> int:
     """Write gold JSONL from a Label Studio export; returns the number of records.
 
     Raises:
-        DataError: not an export, or choices that are no tags.
+        DataError: not an export, nothing annotated, or choices that are no tags.
     """
     records = list(read_export(export, taxonomy=load_taxonomy(taxonomy)))
+    if not records:
+        raise DataError(f"{export} holds no finished annotation: label its tasks and export the project again (JSON)")
     write_gold(out, records)
     return len(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,28 +131,35 @@ class Matched:
 
 
 def match_gold(columns: Columns, gold: Gold) -> Matched:
-    """Find the gold records in a run: by uid, else by corpus name and id, else by an id that is unique in the run.
+    """Find the gold records in a run: by uid, else by corpus name and id.
+
+    Where that finds none at all (the corpus was renamed, or the run is over shards of it), by an id that is unique in the
+    run, and the result says so.
 
     Raises:
+        DataError: none of the gold records is in the run.
         ConfigError: gold names a tag that the run's taxonomy does not have.
     """
     uids = {uid: i for i, uid in enumerate(columns.uid.to_pylist())}
     ids = columns.id.to_pylist()
-    pairs = {(str(corpus), name): i for i, (corpus, name) in enumerate(zip(columns.corpus, ids, strict=True))}
-    alone = {name: i for i, name in enumerate(ids)} if len(set(columns.corpus)) == 1 else {}
-    found: list[int] = []
-    records: list[GoldRecord] = []
-    for record in gold.records:
-        at = uids.get(record.uid) if record.uid else pairs.get((record.corpus, record.id))
-        if at is None and not record.corpus and not record.uid:
-            at = alone.get(record.id)
-        if at is not None:
-            found.append(at)
-            records.append(record)
-    unmatched = len(gold.records) - len(found)
-    notes = ()
-    if gold.records and not found:
-        notes = (f"None of the {unmatched} gold records of {gold.source} is in this run: is the corpus name the same?",)
+    named = {(str(corpus), name): i for i, (corpus, name) in enumerate(zip(columns.corpus, ids, strict=True))}
+    places = [uids.get(r.uid, named.get((r.corpus, r.id))) for r in gold.records]
+    notes: tuple[str, ...] = ()
+    if all(place is None for place in places):
+        counts = Counter(ids)
+        alone = {name: i for i, name in enumerate(ids) if counts[name] == 1}
+        places = [alone.get(r.id) for r in gold.records]
+        named_there = sorted({r.corpus for r in gold.records if r.corpus})[:3]
+        if named_there:
+            here = ", ".join(sorted(set(columns.corpus))[:3])
+            notes = (f"Gold was matched by id alone: it names corpus {', '.join(named_there)}, the run {here}.",)
+    records = [record for record, place in zip(gold.records, places, strict=True) if place is not None]
+    found = [place for place in places if place is not None]
+    if not found:
+        raise DataError(
+            f"none of the {len(gold.records)} records of gold file {gold.source} is in this run: expected its corpus "
+            f"name ({', '.join(sorted(set(columns.corpus))[:3])}) and ids, or its uids"
+        )
     truth = _matrix(columns.taxonomy, [record.tags for record in records])
     disputed = _matrix(columns.taxonomy, [record.disputed for record in records])
     return Matched(
@@ -161,7 +169,7 @@ def match_gold(columns: Columns, gold: Gold) -> Matched:
         judged=~disputed,
         mismatch=np.array([r.mismatch is not None and not r.mismatch_disputed for r in records], bool),
         doubtful=np.array([r.mismatch_disputed for r in records], bool),
-        unmatched=unmatched,
+        unmatched=len(gold.records) - len(found),
         notes=notes,
     )
 
