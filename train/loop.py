@@ -20,7 +20,7 @@ from .build import build_model, build_sharded
 from .data import Batches, BatchSource, MicroBatch
 from .engine.checkpoint import Checkpoints, Trained
 from .engine.flops import micro_batch_flops
-from .engine.journal import Journal
+from .engine.journal import Journal, check_sinks
 from .engine.measure import step_metrics
 from .engine.optimizer import Ema, learning_rate, make_optimizer, set_learning_rate
 from .engine.ranks import Ranks, start_ranks, stop_ranks
@@ -65,6 +65,7 @@ def train(config: TrainConfig, *, out: Path, shards: str | None = None, source: 
         ConfigError: the run in `out` had another configuration, or this one cannot work.
         StoppedError: a signal, a bad loss or a full disk; the message says how to go on.
     """
+    check_sinks(config)
     ranks = start_ranks(config.engine.device)
     try:
         run = set_up(config, out=out, shards=shards, source=source, ranks=ranks)

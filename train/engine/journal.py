@@ -113,6 +113,14 @@ class Journal:
             sink.close()
 
 
+def check_sinks(config: TrainConfig) -> None:
+    """Raise ConfigError, naming the package, where a chosen sink is not installed: before any work."""
+    if config.log.wandb_project:
+        _optional("wandb", "log.wandb_project")
+    if config.log.mlflow_experiment:
+        _optional("mlflow", "log.mlflow_experiment")
+
+
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])

@@ -66,15 +66,6 @@ class Ema:
         shadow = [self.shadow[name] for name in names]
         torch._foreach_lerp_(shadow, [live[name].detach().to(_wide(live[name])) for name in names], 1 - decay)
 
-    @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange the averaged and the live weights; call again to change back."""
-        for name, p in model.named_parameters():
-            if name in self.shadow:
-                live = p.detach().clone()
-                p.copy_(self.shadow[name])
-                self.shadow[name].copy_(live)
-
 
 def _wide(p: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, torch.float32)
