@@ -103,7 +103,8 @@ class BuildSource(Frozen):
     added: int
     rejected: dict[str, int]
     settings: str
-    """Hash of the build's settings (filters, re-encoding); the same run with the same settings adds nothing."""
+    """Hash of the build's settings (filters, re-encoding); the same run with the same settings adds nothing. Empty
+    after a repair left out shards of this run: building it again then brings the samples back."""
 
 
 class Snapshot(Frozen):
@@ -119,6 +120,8 @@ class Snapshot(Frozen):
     corpora: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
     sources: tuple[BuildSource, ...]
+    files: dict[str, str] = {}
+    """sha256 of immutable files beside the shards (rejects), by path."""
 
     @property
     def samples(self) -> int:
@@ -139,6 +142,7 @@ class Snapshot(Frozen):
             "buckets": [list(bucket) for bucket in self.settings.buckets],
             "corpora": list(self.corpora),
             "shards": [[s.name, s.samples, s.bytes, s.sha256, s.index_sha256] for s in self.shards],
+            "files": self.files,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

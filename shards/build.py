@@ -15,7 +15,7 @@ from pydantic import JsonValue, ValidationError
 from ..schema import ConfigError, DataError, Frozen, Reject, Run, load_taxonomy
 from ..schema.arrow import REJECTS, write_part
 from ..schema.configs.shards import BuildConfig
-from ..schema.files import write_text
+from ..schema.files import sha256_file, write_text
 from ..schema.shards import BuildSettings, BuildSource, ShardInfo, Snapshot
 from .assign import assign
 from .card import write_card
@@ -24,7 +24,7 @@ from .corpus import open_corpus
 from .indexmap import build_map
 from .layout import INDEX_MAP, MANIFEST, index_name
 from .lock import locked
-from .manifest import load_snapshot, save_snapshot
+from .manifest import known_names, load_snapshot, save_snapshot
 from .near import I64
 from .pack import Dropped, pack
 from .plan import ShardPlan, joining_rejects, load_existing, plan_hash, plan_shards
@@ -76,6 +76,8 @@ def build_shards(
         LockedError: another process writes this partition.
         StoppedError: the disk is full, or Ctrl-C.
     """
+    if (out / "run.json").exists():
+        raise ConfigError(f"{out} is a run of `tagmoe annotate`: give --out another folder")
     snapshot = load_snapshot(out) if (out / MANIFEST).is_file() else None
     run_hash = run.info.run_hash or run.hash_of_parts()
     settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
@@ -141,7 +143,8 @@ class _Build:
         def mean_bytes(signature: str, numbers: I64) -> float:
             return _mean_bytes(self.scan, job, numbers=numbers, signature=signature)
 
-        shards = plan_shards(self.scan, assignment, config=self.config, snapshot=self.base, mean_bytes=mean_bytes)
+        taken = known_names(self.out)
+        shards = plan_shards(self.scan, assignment, config=self.config, taken=taken, mean_bytes=mean_bytes)
         base = self.base.content_hash if self.base else ""
         identity = plan_hash(shards, settings=self.settings, run_hash=self.run_hash, base=base)
         names = tuple(shard.name for shard in shards)
@@ -167,10 +170,11 @@ class _Build:
         finished = [note for note in notes if note]
         rejects = sorted((*self.rejects, *(r for n in finished for r in n.rejects)), key=lambda r: (r.row, r.id))
         infos = [note.info for note in finished if note.info]
-        snapshot = self._snapshot(infos, rejects)
-        if not snapshot.shards:
+        if not infos and not self.base:
             raise DataError(f"no record of {self.run.root} could be stored: {_counts(rejects)}")
-        write_part(self.out / "rejects" / f"{snapshot.number:06d}.parquet", rejects, schema=REJECTS)
+        name = f"rejects/{self.base.number + 1 if self.base else 1:06d}.parquet"
+        write_part(self.out / name, rejects, schema=REJECTS)
+        snapshot = self._snapshot(infos, rejects, files={name: sha256_file(self.out / name)})
         build_map(lambda relative: self.out / relative, snapshot, path=self.out / INDEX_MAP)
         save_snapshot(self.out, snapshot)
         write_card(self.out, snapshot)
@@ -179,7 +183,7 @@ class _Build:
         added = sum(info.samples for info in infos)
         return BuildResult(snapshot, written, reused, added, self.scan.already, dict(reasons))
 
-    def _snapshot(self, infos: list[ShardInfo], rejects: list[Reject]) -> Snapshot:
+    def _snapshot(self, infos: list[ShardInfo], rejects: list[Reject], *, files: dict[str, str]) -> Snapshot:
         base = self.base
         source = BuildSource(
             run_hash=self.run_hash,
@@ -201,6 +205,7 @@ class _Build:
             corpora=tuple(corpora),
             shards=(*(base.shards if base else ()), *infos),
             sources=(*(base.sources if base else ()), source),
+            files={**(base.files if base else {}), **files},
         ).sealed()
 
 

@@ -53,6 +53,7 @@ def _front_matter(snapshot: Snapshot) -> Iterator[str]:
         yield "  splits:"
         for split in sorted({shard.split for shard in shards}):
             yield f"  - name: {split}"
+            yield f"    num_bytes: {sum(shard.bytes for shard in shards if shard.split == split)}"
             yield f"    num_examples: {sum(shard.samples for shard in shards if shard.split == split)}"
     yield "---"
 

@@ -14,6 +14,7 @@ Code = Literal[
     "missing_shard",
     "extra_shard",
     "extra_file",
+    "changed_file",
     "swapped_shard",
     "unfinished_build",
     # a tar

@@ -69,6 +69,17 @@ def snapshot_numbers(root: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def known_names(root: Path) -> set[str]:
+    """Names of all shards that any readable snapshot ever had: none of them is given to other bytes."""
+    names: set[str] = set()
+    for number in snapshot_numbers(root):
+        try:
+            names.update(shard.name for shard in load_snapshot(root, number=number).shards)
+        except DataError:
+            continue
+    return names
+
+
 def save_snapshot(root: Path, snapshot: Snapshot) -> None:
     """Write the immutable copy first, then manifest.json."""
     text = snapshot.model_dump_json(indent=1) + "\n"

@@ -115,7 +115,7 @@ def _stored(
     except ImageRejected as error:
         raise _dropped(row, "image_missing", f"{place.role}: {error.detail}") from error
     if hashlib.sha256(data).hexdigest() != image["sha256"]:
-        raise _dropped(row, "image_changed", f"{place.role} {place.uri} changed since annotate read it")
+        raise _dropped(row, "image_changed", f"{place.role} {place.uri} changed: annotate it again, --out another run")
     extension = EXTENSIONS[image["format"].lower()]
     longest = max(image["width"], image["height"])
     if config.format in (None, extension) and (config.max_side is None or longest <= config.max_side):

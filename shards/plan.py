@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,19 +68,19 @@ def load_existing(root: Path, snapshot: Snapshot | None) -> Existing:
 
 
 def plan_shards(
-    scan: Scan, assignment: Assignment, *, config: BuildConfig, snapshot: Snapshot | None, mean_bytes: MeanBytes
+    scan: Scan, assignment: Assignment, *, config: BuildConfig, taken: Iterable[str], mean_bytes: MeanBytes
 ) -> list[ShardPlan]:
     """Shards in the order they are numbered: by task, signature, split, then corpus row.
 
-    Every shard of one kind has nearly the same number of samples. Numbers go on after those of `snapshot`.
+    Every shard of one kind has nearly the same number of samples. Numbers go on after those of `taken` names.
     """
-    taken = _taken(snapshot)
+    following = _following(taken)
     plans: list[ShardPlan] = []
     for task, signature, split, numbers in _kinds(scan, assignment):
         size = config.shard_samples or max(1, int(config.shard_bytes / mean_bytes(signature, numbers)))
         for chunk in np.array_split(numbers, -(-len(numbers) // size)):
-            name = shard_name(task, signature=signature, split=split, number=taken[task, signature, split])
-            taken[task, signature, split] += 1
+            name = shard_name(task, signature=signature, split=split, number=following[task, signature, split])
+            following[task, signature, split] += 1
             group = assignment.group[chunk]
             plans.append(ShardPlan(name, task, signature, split, scan.part[chunk], scan.offset[chunk], group))
     return plans
@@ -97,11 +97,11 @@ def _kinds(scan: Scan, assignment: Assignment) -> Iterator[tuple[str, str, str, 
             yield task, signature, split, numbers.astype(np.int64)
 
 
-def _taken(snapshot: Snapshot | None) -> Counter[tuple[str, str, str]]:
+def _following(names: Iterable[str]) -> Counter[tuple[str, str, str]]:
     """The next free number by kind."""
     following: Counter[tuple[str, str, str]] = Counter()
-    for shard in snapshot.shards if snapshot else ():
-        parsed = parse_shard_name(shard.name)
+    for name in names:
+        parsed = parse_shard_name(name)
         if parsed is not None:
             task, signature, split, number = parsed
             following[task, signature, split] = max(following[task, signature, split], number + 1)

@@ -19,7 +19,7 @@ from .card import write_card
 from .findings import Finding
 from .index import IndexRow, index_row, write_index
 from .indexmap import build_map
-from .layout import INDEX_MAP, MANIFEST, index_name, parse_member, snapshot_name, tar_path
+from .layout import CARD, INDEX_MAP, MANIFEST, index_name, parse_member, snapshot_name, tar_path
 from .lock import locked
 from .manifest import save_snapshot, snapshot_numbers
 from .tars import BLOCK, BadSpan, Span, split_span
@@ -72,7 +72,7 @@ def _repair(root: Path, snapshot: Snapshot, findings: Sequence[Finding]) -> Iter
     if swapped:
         yield from _unswap(root, snapshot, swapped, bad)
     for code in ("extra_shard", "extra_file", "bad_overlay"):
-        for where in sorted(by_code.get(code, set())):
+        for where in sorted(where for where in by_code.get(code, set()) if (root / where).exists()):
             yield _quarantine(root, where)
     infos: list[ShardInfo] = []
     for shard in snapshot.shards:
@@ -94,11 +94,17 @@ def _snapshots(root: Path, snapshot: Snapshot, infos: list[ShardInfo], by_code: 
     newest = snapshot
     if tuple(infos) != snapshot.shards:
         if not infos:
-            raise DataError(f"{root}: no shard is whole, so there is no snapshot to write; build it again")
+            raise DataError(f"{root}: no shard is whole, so there is no snapshot to write: build into a new folder")
         number = max([snapshot.number, *snapshot_numbers(root)]) + 1
-        newest = snapshot.model_copy(update={"number": number, "shards": tuple(infos)}).sealed()
+        kept = {shard.name for shard in infos}
+        hurt = {shard.run_hash for shard in snapshot.shards if shard.name not in kept}
+        sources = tuple(s.model_copy(update={"settings": ""}) if s.run_hash in hurt else s for s in snapshot.sources)
+        changes = {"number": number, "shards": tuple(infos), "sources": sources}
+        newest = snapshot.model_copy(update=changes).sealed()
         save_snapshot(root, newest)
         yield f"{snapshot_name(number)}: new snapshot of {len(infos)} shards"
+        if hurt:
+            yield "the lost samples come back with the `tagmoe build-shards` command that built them"
     elif {"bad_manifest", "bad_snapshot", "wrong_version"} & by_code.keys():
         for where in sorted(by_code.get("bad_snapshot", set()) - {snapshot_name(snapshot.number)}):
             if (root / where).exists():
@@ -108,8 +114,11 @@ def _snapshots(root: Path, snapshot: Snapshot, infos: list[ShardInfo], by_code: 
     if newest is not snapshot or "bad_map" in by_code or not (root / INDEX_MAP).is_file():
         build_map(lambda relative: root / relative, newest, path=root / INDEX_MAP)
         yield f"{INDEX_MAP}: rebuilt from the indexes"
-    if newest is not snapshot:
+    if CARD in by_code.get("changed_file", set()) and (root / CARD).is_file():
+        yield _quarantine(root, CARD)
+    if newest is not snapshot or not (root / CARD).is_file():
         write_card(root, newest)
+        yield f"{CARD}: written again"
 
 
 def _unswap(root: Path, snapshot: Snapshot, swapped: set[str], bad: set[str]) -> Iterator[str]:

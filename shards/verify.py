@@ -12,12 +12,13 @@ from pathlib import Path
 from ..schema import DataError
 from ..schema.files import sha256_file
 from ..schema.shards import SHARD_FORMAT, ShardInfo, Snapshot
+from .card import render_card
 from .compare import compare
 from .console import progress
 from .findings import Finding
 from .index import IndexRow, index_rows
 from .indexmap import build_map
-from .layout import INDEX_MAP, MANIFEST, index_name, snapshot_name, tar_path
+from .layout import CARD, INDEX_MAP, MANIFEST, index_name, snapshot_name, tar_path
 from .manifest import format_version_of, load_snapshot, snapshot_numbers
 from .overlays import read_overlay
 from .walk import walk_tar
@@ -40,7 +41,13 @@ class Verdict:
 
 
 def verify_set(root: Path, *, workers: int | None = None, quiet: bool = False) -> Verdict:
-    """Check SHARDS: manifest, snapshots, every byte of every tar, indexes, map, overlays, and strangers."""
+    """Check SHARDS: manifest, snapshots, every byte of every tar, indexes, map, overlays, card, and strangers.
+
+    Raises:
+        DataError: `root` is no shard set.
+    """
+    if not (root / MANIFEST).is_file() and not snapshot_numbers(root):
+        load_snapshot(root)
     findings, snapshot = _manifest(root)
     if snapshot is None:
         return Verdict(None, tuple(findings), 0)
@@ -56,6 +63,7 @@ def verify_set(root: Path, *, workers: int | None = None, quiet: bool = False) -
             findings += found
             meter.update(shard.bytes >> 20, note=f"{len(findings)} findings")
     findings += _strangers(root, snapshot)
+    findings += _files(root, snapshot)
     if not any(finding.code in ("missing_index", "bad_index", "stale_index") for finding in findings):
         findings += _map(root, snapshot)
     findings += _overlays(root, snapshot)
@@ -162,6 +170,23 @@ def _strangers(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
         if path.stem not in known or path.suffix != ".parquet":
             where = str(path.relative_to(root))
             yield Finding(code="extra_file", where=where, detail="belongs to no shard of the manifest")
+
+
+def _files(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
+    """Rejects as they were written, the card as the snapshot gives it, and nothing unknown beside them."""
+    for name, digest in sorted(snapshot.files.items()):
+        if not (root / name).is_file() or sha256_file(root / name) != digest:
+            yield Finding(code="changed_file", where=name, detail="missing, or other bytes than were written")
+    if not (root / CARD).is_file() or (root / CARD).read_bytes() != render_card(snapshot).encode():
+        yield Finding(code="changed_file", where=CARD, detail="not the card of this snapshot; --repair writes it again")
+    for path in sorted(root.iterdir()):
+        known = path.name in (_FOLDERS if path.is_dir() else _FILES) or path.suffix == ".tar"
+        if not known and not path.name.startswith((".", "LICENSE", "NOTICE")):
+            yield Finding(code="extra_file", where=path.name, detail="no part of a shard set")
+
+
+_FILES = {MANIFEST, INDEX_MAP, CARD}
+_FOLDERS = {"index", "snapshots", "tags", "tensors", "rejects", "quarantine"}
 
 
 def _map(root: Path, snapshot: Snapshot) -> Iterator[Finding]:

@@ -75,6 +75,49 @@ def test_damage_is_quarantined_by_repair(made):
     assert (shards / "quarantine" / tar.name).is_file()
 
 
+def test_building_again_after_repair_brings_the_lost_samples_back(made):
+    root, shards = made
+    tar = sorted(shards.glob("edit-*-train-*.tar"))[0]
+    tar.write_bytes(tar.read_bytes()[:5000])
+    repaired = run("verify", shards, "--repair")
+    assert "come back with the `tagmoe build-shards` command" in repaired.stdout
+    code, again = as_json("build-shards", root, "--out", shards, "--split", "val=0.2")
+    assert (code, again["samples"]) == (0, 24)
+    assert again["added"] == 24 - again["already"] > 0
+    assert not tar.exists()  # its name is not given to other bytes
+    assert as_json("verify", shards)[1]["ok"]
+    assert as_json("build-shards", root, "--out", shards, "--split", "val=0.2")[1]["added"] == 0
+
+
+def test_card_rejects_and_strangers_are_checked(made):
+    _, shards = made
+    card, rejects = shards / "README.md", shards / "rejects" / "000001.parquet"
+    whole = card.read_bytes(), rejects.read_bytes()
+    for path, data in zip((card, rejects), whole, strict=True):
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    (shards / "notes.txt").write_text("x")
+    (shards / "more").mkdir()
+    found = {(f["code"], f["where"]) for f in as_json("verify", shards)[1]["findings"]}
+    assert found == {
+        ("changed_file", "README.md"),
+        ("changed_file", "rejects/000001.parquet"),
+        ("extra_file", "notes.txt"),
+        ("extra_file", "more"),
+    }
+    rejects.write_bytes(whole[1])
+    assert run("verify", shards, "--repair").exit_code == 0
+    assert card.read_bytes() == whole[0]
+
+
+def test_what_is_no_shard_set_is_a_usage_error(made, tmp_path):
+    root, _ = made
+    for place in (tmp_path / "nope", root):
+        error = run("verify", place).exception
+        assert isinstance(error, DataError)
+        assert "no finished shard set" in str(error)
+    assert isinstance(run("build-shards", root, "--out", root).exception, ConfigError)
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [

@@ -8,9 +8,8 @@ import zlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from webdataset import TarWriter
-
 from tagmoe.shards.tars import ShardTar, split_span
+from webdataset import TarWriter
 
 SUFFIXES = ["json", "source.jpg", "target.png", "ref0.webp", "ref1.jpg", "ref10.jpg", "ref2.jpg"]
 SAMPLES = st.lists(
