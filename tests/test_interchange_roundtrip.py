@@ -244,6 +244,10 @@ def test_loading_another_model_is_refused_by_name(tmp_path):
     model = TagMoETransformer(**arguments_of(toy_config(moe__experts=3)))
     with pytest.raises(ConfigError, match="num_experts is 4 there and 3 here"):
         load_pretrained(model, folder, mode="none", seed=0)
+    # The same keys and shapes, yet another function.
+    model = TagMoETransformer(**arguments_of(toy_config(moe__gate="straight_through")))
+    with pytest.raises(ConfigError, match="gate is raw there and straight_through here"):
+        load_pretrained(model, folder, mode="none", seed=0)
 
 
 def test_experts_only_weights_go_onto_their_base(tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,16 @@ from torch.distributed.tensor import DTensor
 from ...schema import ConfigError
 from ..blocks import TagMoEBlock
 from ..model import TagMoETransformer
-from .contract import SELECTION_BIAS, Architecture, contract
+from .contract import SELECTION_BIAS, Architecture
 from .tensors import FolderTensors
 from .verify import Checkpoint, open_checkpoint, require_sound
+
+_PUBLISHED: dict[str, object] = {"gate": "raw", "top_k": 1}
+"""What the published code fixes; settings that change the function but no key."""
+_OF_EXPERTS = frozenset(
+    (*_PUBLISHED, "moe_layers", "num_experts", "expert_layout", "router", "router_input")
+    + ("num_tags", "tag_dim", "head_hidden", "signature")
+)
 
 
 @torch.no_grad()
@@ -43,7 +50,7 @@ def load_pretrained(model: TagMoETransformer, path: Path, *, mode: str, seed: in
         return _load_dense(model, checkpoint, mode=mode, seed=seed)
     if checkpoint.kind == "dense" and wanted.ffn == "wide":
         raise ConfigError(f"{path} is dense: moe.ffn=wide cannot start from it, leave model.pretrained unset")
-    _require_same(checkpoint.architecture, wanted, path=path)
+    _require_same(checkpoint, model, path=path)
     parameters = dict(model.named_parameters())
     for name, value in FolderTensors(checkpoint.tensors).read(list(checkpoint.tensors)):
         if name.endswith(SELECTION_BIAS):
@@ -103,13 +110,12 @@ def _feed_forward(block: TagMoEBlock, tensors: FolderTensors, *, prefix: str) ->
     return ffn
 
 
-def _require_same(found: Architecture, wanted: Architecture, *, path: Path) -> None:
-    ours, theirs = contract(wanted), contract(found)
-    if ours == theirs:
-        return
-    different = [
-        f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
-        for name in cast("Any", Architecture).__dataclass_fields__
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    raise ConfigError(f"{path} holds another model: {'; '.join(different)}")
+def _require_same(checkpoint: Checkpoint, model: TagMoETransformer, *, path: Path) -> None:
+    """Keys and shapes must agree, and so must what the same weights would compute."""
+    here = {**asdict(Architecture.of(dict(model.config))), **{name: model.config[name] for name in _PUBLISHED}}
+    there = {**_PUBLISHED, **asdict(checkpoint.architecture)}
+    there |= {name: checkpoint.config[name] for name in _PUBLISHED if name in checkpoint.config}
+    names = [name for name in here if checkpoint.kind != "dense" or name not in _OF_EXPERTS]
+    different = [f"{name} is {there[name]} there and {here[name]} here" for name in names if there[name] != here[name]]
+    if different:
+        raise ConfigError(f"{path} holds another model: {'; '.join(different)}")
