@@ -18,10 +18,11 @@ from .verify import Checkpoint, open_checkpoint, require_sound
 
 _PUBLISHED: dict[str, object] = {"gate": "raw", "top_k": 1}
 """What the published code fixes; settings that change the function but no key."""
-_OF_EXPERTS = frozenset(
-    (*_PUBLISHED, "moe_layers", "num_experts", "expert_layout", "router", "router_input")
-    + ("num_tags", "tag_dim", "head_hidden", "signature")
-)
+_OF_EXPERTS = {
+    *_PUBLISHED,
+    *("moe_layers", "num_experts", "expert_layout", "router", "router_input"),
+    *("num_tags", "tag_dim", "head_hidden", "signature"),
+}
 
 
 @torch.no_grad()
