@@ -40,7 +40,7 @@ from _machine import machine, save, spread  # noqa: E402
 MODEL = "stub"
 
 
-def make_corpus(folder: Path, *, records: int, side: int) -> Path:
+def make_corpus(folder: Path, *, records: int, side: int, pictures: bool = True) -> Path:
     """A corpus of `records` edits whose pictures (few distinct files, side x side JPEGs) are shared between records."""
     import numpy as np
     from PIL import Image
@@ -53,7 +53,7 @@ def make_corpus(folder: Path, *, records: int, side: int) -> Path:
         picture.save(folder / "images" / f"{i}.jpg", quality=90)
     with (folder / "manifest.jsonl").open("w") as lines:
         for i in range(records):
-            pair = {"source": f"images/{i % 32}.jpg", "target": f"images/{(i * 7 + 1) % 32}.jpg"}
+            pair = {"source": f"images/{i % 32}.jpg", "target": f"images/{(i * 7 + 1) % 32}.jpg"} if pictures else {}
             row = {"id": f"r{i}", "task": "edit", "instruction": f"Paint thing {i} blue.", **pair}
             lines.write(json.dumps(row) + "\n")
     return folder
@@ -425,28 +425,32 @@ def _cli(corpus: Path, out: Path, *, url: str, concurrency: int) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def bench_memory(sizes: list[int]) -> None:
+def bench_memory(sizes: list[int], *, pictures: bool) -> None:
     """Peak memory of one process that annotates corpora of growing size; each size in its own process."""
     context = multiprocessing.get_context("spawn")
     found = []
     for size in sizes:
         answers = context.Queue()
-        process = context.Process(target=_memory_of, args=(size, answers))
+        process = context.Process(target=_memory_of, args=(size, pictures, answers))
         process.start()
         found.append(answers.get(timeout=3600))
         process.join()
-    result = {"machine": machine("tagmoe", "openai"), "runs": found}
+    result = {"machine": machine("tagmoe", "openai"), "pictures": pictures, "runs": found}
     rows = [f"| {run['records']:,} | {run['peak_mib']} | {run['seconds']} |" for run in found]
     table = ["| records | peak MiB of the main process | seconds |", "|---|---|---|", *rows]
-    summary = ["### annotate: memory against corpus size (server, two 64 px JPEGs a record)", "", *table, ""]
-    save("annotate_memory", result, summary="\n".join([*summary, "Command: `python benchmarks/annotate.py memory`."]))
+    what = "two 64 px JPEGs a record" if pictures else "records without pictures"
+    note = "A part of 16,384 rows is held until it is written: memory grows within the first part and not after it. "
+    summary = [f"### annotate: memory against corpus size (server, {what})", "", *table, ""]
+    command = f"Command: `python benchmarks/annotate.py memory{'' if pictures else ' --text-only'}`."
+    name = "annotate_memory" if pictures else "annotate_memory_text"
+    save(name, result, summary="\n".join([*summary, note + command]))
 
 
-def _memory_of(size: int, answers: Any) -> None:
+def _memory_of(size: int, pictures: bool, answers: Any) -> None:
     from tagmoe.annotate.runner import annotate
 
     with workspace() as folder:
-        corpus = make_corpus(folder / "corpus", records=size, side=64)
+        corpus = make_corpus(folder / "corpus", records=size, side=64, pictures=pictures)
         stub = Stub(0.0)
         started = time.perf_counter()
         annotate(annotate_config(corpus, url=stub.url, concurrency=16), out=folder / "run", quiet=True)
@@ -513,6 +517,7 @@ def main() -> None:
     engine.add_argument("--repeats", type=int, default=3)
     memory = arms.add_parser("memory")
     memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000])
+    memory.add_argument("--text-only", action="store_true", help="records without pictures: faster")
     tokens = arms.add_parser("tokens")
     tokens.add_argument("file", type=Path)
     # Without an arm, as run_all.py calls it: those that need neither vLLM nor a tokenizer.
@@ -530,7 +535,7 @@ def run(options: dict[str, Any]) -> None:
         case "vllm":
             bench_vllm(**options)
         case "memory":
-            bench_memory(options["sizes"])
+            bench_memory(options["sizes"], pictures=not options["text_only"])
         case "tokens":
             bench_tokens(options["file"])
 
