@@ -142,7 +142,7 @@ class Snapshot(Frozen):
             "buckets": [list(bucket) for bucket in self.settings.buckets],
             "corpora": list(self.corpora),
             "shards": [[s.name, s.samples, s.bytes, s.sha256, s.index_sha256] for s in self.shards],
-            "files": self.files,
+            **({"files": self.files} if self.files else {}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
