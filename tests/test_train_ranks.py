@@ -20,6 +20,8 @@ from tagmoe.train.build import build_model
 from tagmoe.train.engine.checkpoint import read_weights
 from tagmoe.train.loop import train
 
+# The fixture runs three launches of two ranks: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 HERE = Path(__file__).parent
 TIMES = ("step_seconds", "tokens_per_second", "data_wait", "tflops_per_device")
 WHOLE = {"steps": 6, "engine__checkpoint_every": 2, "engine__keep_checkpoints": 9}
