@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from ...schema.records import Task
 from ...schema.taxonomy import Taxonomy
 
-THRESHOLDS = {"type": 0.4, "preservation": 0.45}
-"""Half the F1 that a tier reaches: the threshold that maximises F1 when probabilities are calibrated."""
+THRESHOLD = 0.5
+"""A type or preservation tag is given when it is likelier than not; probabilities are calibrated, so this means what it says."""
 
 
 def choose(chances: Sequence[float], *, taxonomy: Taxonomy, task: Task) -> tuple[tuple[int, ...], list[str]]:
-    """The likeliest scope, every other tag above its tier's threshold, repaired until no rule of severity `error` is broken.
+    """The likeliest scope, every other tag above `THRESHOLD`, repaired until no rule of severity `error` is broken.
 
     Args:
         chances: P(tag) by tag id.
@@ -25,7 +25,7 @@ def choose(chances: Sequence[float], *, taxonomy: Taxonomy, task: Task) -> tuple
     notes: list[str] = []
     scope = max((tag.id for tag in taxonomy.tier("scope")), key=lambda i: chances[i])
     others = (tag for tag in taxonomy.tags if tag.tier != "scope")
-    tags = {scope} | {tag.id for tag in others if chances[tag.id] >= THRESHOLDS[tag.tier]}
+    tags = {scope} | {tag.id for tag in others if chances[tag.id] >= THRESHOLD}
     if any(violation.rule == "edits_have_a_type" for violation in taxonomy.check(tags, task=task)):
         tags.add(max((tag.id for tag in taxonomy.tier("type")), key=lambda i: chances[i]))
         notes.append("no_type_found")
