@@ -55,9 +55,10 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(tempfile.gettempdir()) / "tagmoe-bench", help="kept between runs"
     )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the samples, two rounds")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the best counts")
     options = parser.parse_args()
-    scale, rounds = (10, 2) if options.quick else (1, 3)
+    scale, rounds = 10 if options.quick else 1, options.rounds
     result: dict[str, object] = {"machine": machine("webdataset", "pyarrow", "numpy")}
     lines = ["| files | writer | samples per second | per processor second |", "|---|---|---:|---:|"]
     for name, make, count, shard in (("small", small, 20_000, 2500), ("real", real_size, 2_000, 250)):

@@ -169,9 +169,10 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(tempfile.gettempdir()) / "tagmoe-bench", help="kept between runs"
     )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the samples, two rounds")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the best counts")
     options = parser.parse_args()
-    scale, rounds = (10, 2) if options.quick else (1, 5)
+    scale, rounds = 10 if options.quick else 1, options.rounds
     counts = {"small": 20_000 // scale, "real": 2_000 // scale}
     tiny = set_of(options.data / f"small-{counts['small']}", partial(small, counts["small"]), shard_samples=2500)
     photos = set_of(options.data / f"real-{counts['real']}", partial(real_size, counts["real"]), shard_samples=250)
@@ -191,14 +192,14 @@ def main() -> None:
             "tagmoe_real": partial(ours_decoded, photos),
             "webdataset_real": partial(webdataset_decoded, photos),
         },
-        rounds=min(rounds, 3),
+        rounds=(rounds + 1) // 2,
     )
     result: dict[str, object] = {
         "machine": machine("webdataset", "numpy", "pillow", "fsspec", "aiohttp"),
         "samples": {**counts, "small_bytes": _mean_bytes(tiny), "real_bytes": _mean_bytes(photos)},
         "raw": raw,
         "decoded": decoded,
-        "http_real": over_http(photos, rounds=min(rounds, 3)),
+        "http_real": over_http(photos, rounds=(rounds + 1) // 2),
         "resume_ms": resume(tiny, rounds=rounds * 6),
         "memory": memory(options.data, [10_000, 1_000_000]),
     }
