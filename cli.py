@@ -19,6 +19,7 @@ import typer
 
 from .annotate import commands as annotate_commands
 from .annotate.audit import commands as audit_commands
+from .annotate.vlm import commands as vlm_commands
 from .schema import ConfigError, TagmoeError, Task, load_taxonomy, reply_schema
 from .shards import commands as shards_commands
 from .shards.console import err, peak_memory_mib, print_json, printable, relative, say
@@ -44,6 +45,7 @@ def options(
 
 
 annotate_commands.register(app)
+vlm_commands.register(app)
 audit_commands.register(app)
 shards_commands.register(app)
 train_commands.register(app)

@@ -12,6 +12,9 @@ from .outcome import Outcome, to_outcome
 from .patience import patiently
 from .work import Worked
 
+_GRACE_SECONDS = 10.0
+"""How long replies under way are waited for after a fault or Ctrl-C."""
+
 
 class Asker:
     """Turns prepared pairs of one part into records, never asking what the ledger already answers."""
@@ -87,9 +90,10 @@ class Asker:
                 yield self._outcome(item, reply)
 
     def _keep_what_arrives(self, running: dict[Future[list[Reply]], list[tuple[str, Prepared]]]) -> None:
-        """After a fault: batches that are being answered all the same enter the ledger, which the caller closes."""
+        """After a fault: batches that are answered soon all the same enter the ledger, which the caller closes."""
+        wait(running, timeout=_GRACE_SECONDS)
         for future, batch in running.items():
-            if not future.cancelled() and future.exception() is None:
+            if future.done() and not future.cancelled() and future.exception() is None:
                 for (key, _), reply in zip(batch, future.result(), strict=True):
                     self._ledger.append(key, reply)
 
