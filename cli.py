@@ -193,16 +193,16 @@ def _key_numbers(run: Path, report: Path, shards: Path, trained: Path) -> Iterat
     if audit["gold"] is not None:
         scope, tags = audit["gold"]["scope_accuracy"], audit["gold"]["micro_f1"]
         yield (
-            f"tags against {audit['gold']['records']} careful gold records: scope accuracy {scope['value']:.2f}, "
+            f"tags against {audit['gold']['records']} gold records (the calibration has seen them): scope accuracy {scope['value']:.2f}, "
             f"micro F1 {tags['value']:.2f} [{tags['low']:.2f}, {tags['high']:.2f}]"
         )
     yield f"{sum(s['samples'] for s in manifest['shards'])} samples in {len(manifest['shards'])} shards, every byte verified"
     [routing, *_] = read(trained / "routing" / "report.json")["splits"].values()
     for number, layer in enumerate(routing["layers"]):
-        scope = layer["scope"]
+        scope, edits = layer["scope"], layer["scope_of_edits"]
         yield (
-            f"MoE layer {number}: normalised mutual information of scope and expert {scope['nmi']:.2f}, "
-            f"with tags shuffled {scope['nmi_shuffled']:.2f}"
+            f"MoE layer {number}: normalised mutual information of scope and expert {scope['nmi']:.2f} (tags shuffled "
+            f"{scope['nmi_shuffled']:.2f}), among edits alone {edits['nmi']:.2f} ({edits['nmi_shuffled']:.2f})"
         )
 
 
