@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _machine import spread
@@ -113,7 +114,7 @@ def run_command(corpus: Path, out: Path, *, workers: int) -> dict[str, float]:
 def workers(corpus: Path, work: Path) -> dict[str, object]:
     """The same corpus with one and with two workers, interleaved."""
     runs: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(3):
+    for _ in range(2):
         for count in runs:
             runs[count].append(run_command(corpus, work / "run", workers=count)["seconds"])
     return {
@@ -122,7 +123,7 @@ def workers(corpus: Path, work: Path) -> dict[str, object]:
     }
 
 
-def memory(pairs: list[tuple[Path, Path, str]], work: Path) -> dict[str, object]:
+def memory(pairs: list[tuple[Path, Path, str]], work: Path) -> dict[str, Any]:
     """Peak memory with 10,000 and with 100,000 records without pictures, one worker."""
     peaks = {}
     for records in (10_000, 100_000):

@@ -63,17 +63,22 @@ def view(image: Image.Image) -> View:
 
 
 def box(image_HW: Floats) -> Floats:
-    """Mean over 3 x 3 pixels, edges repeated."""
-    out = np.empty((image_HW.shape[0] + 2, image_HW.shape[1] + 2), dtype=np.float32)
-    out[1:-1, 1:-1] = image_HW
-    out[0, 1:-1], out[-1, 1:-1] = image_HW[0], image_HW[-1]
-    out[:, 0], out[:, -1] = out[:, 1], out[:, -2]
-    rows = out[:-2] + out[1:-1] + out[2:]
-    return np.multiply(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:], 1 / 9, dtype=np.float32)
+    """Mean over 3 x 3 pixels of the last two axes, edges repeated."""
+    *lead, height, width = image_HW.shape
+    out = np.empty((*lead, height + 2, width + 2), dtype=np.float32)
+    out[..., 1:-1, 1:-1] = image_HW
+    out[..., 0, 1:-1], out[..., -1, 1:-1] = image_HW[..., 0, :], image_HW[..., -1, :]
+    out[..., 0], out[..., -1] = out[..., 1], out[..., -2]
+    rows: Floats = np.add(out[..., :-2, :], out[..., 1:-1, :])
+    rows += out[..., 2:, :]
+    mean: Floats = np.add(rows[..., :-2], rows[..., 1:-1])
+    mean += rows[..., 2:]
+    mean *= np.float32(1 / 9)
+    return mean
 
 
 def wide_box(image_HW: Floats) -> Floats:
-    """A smooth mean over about 7 x 7 pixels."""
+    """A smooth mean over about 7 x 7 pixels of the last two axes."""
     return box(box(box(image_HW)))
 
 

@@ -117,7 +117,7 @@ def _moments(counts: np.ndarray, total: int) -> tuple[float, float]:
 def _structure(source_luma: Floats, target_luma: Floats, mask: Mask, valid: Mask) -> dict[str, float]:
     """Whether edges stay: overall, inside the change, and up to a smooth change of light."""
     source_edges, target_edges = edges(source_luma), edges(target_luma)
-    soft_source, soft_target = box(source_edges), box(target_edges)
+    soft_source, soft_target = box(np.stack((source_edges, target_edges)))
     whole = bool(valid.all())
     inside_source, inside_target = (soft_source, soft_target) if whole else (soft_source[valid], soft_target[valid])
     energy_s, energy_t = float((source_edges * mask).sum()), float((target_edges * mask).sum())
@@ -137,10 +137,17 @@ def _structure(source_luma: Floats, target_luma: Floats, mask: Mask, valid: Mask
 
 def _local_fit(source_luma: Floats, target_luma: Floats) -> tuple[Mask, Floats, Floats]:
     """Where a local linear map of the source gives the target; the variance it explains, and the whole variance."""
-    mean_s, mean_t = wide_box(source_luma), wide_box(target_luma)
-    var_s = np.maximum(wide_box(source_luma * source_luma) - mean_s * mean_s, 0)
-    var_t = np.maximum(wide_box(target_luma * target_luma) - mean_t * mean_t, 0)
-    square = wide_box(source_luma * target_luma) - mean_s * mean_t
+    products = (
+        source_luma,
+        target_luma,
+        source_luma * source_luma,
+        target_luma * target_luma,
+        source_luma * target_luma,
+    )
+    mean_s, mean_t, mean_ss, mean_tt, mean_st = wide_box(np.stack(products))
+    var_s = np.maximum(mean_ss - mean_s * mean_s, 0)
+    var_t = np.maximum(mean_tt - mean_t * mean_t, 0)
+    square = mean_st - mean_s * mean_t
     square *= square
     plain = (var_s < 4e-4) & (var_t < 4e-4)
     same = plain | (square > 0.45 * (var_s + 1e-5) * (var_t + 1e-5))
