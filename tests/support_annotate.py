@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-
 from tagmoe.annotate.base import Labels, Prepared, Provenance
 from tagmoe.annotate.outcome import to_outcome
 from tagmoe.annotate.work import Worked
