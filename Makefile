@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo-out
 STEPS ?=
 
-.PHONY: help install demo test test-browser test-vllm test-ray lint bench docs clean
+.PHONY: help install demo test test-browser test-vllm test-s3 test-ray lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -34,6 +34,11 @@ test-browser: $(VENV)/.installed ## the audit page in a real headless Chromium
 test-vllm: ## a real vLLM (CPU build) in an environment of its own, about 8 GB: offline engine and HTTP server
 	bash tests/real_vllm/setup.sh .venv-vllm
 	.venv-vllm/bin/python -m pytest -q -m vllm -p no:cacheprovider tests/real_vllm
+
+test-s3: ## shards over a real S3-compatible server, in an environment of its own
+	test -x .venv-s3/bin/moto_server || ($(PYTHON) -m venv .venv-s3 && .venv-s3/bin/python -m pip install --quiet \
+		--disable-pip-version-check 'setuptools>=77' pytest pytest-timeout s3fs 'moto[s3]' flask flask-cors --editable .)
+	.venv-s3/bin/python -m pytest -q -p no:cacheprovider tests/real_s3
 
 test-ray: ## a real local Ray cluster of two nodes, one of which is killed, in an environment of its own
 	bash tests/real_ray/setup.sh .venv-ray

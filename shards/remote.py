@@ -151,8 +151,9 @@ class RemoteSource:
                 raise ConfigError(f"cannot read {self.url}/{relative}: {error}") from error
             except Exception as error:
                 # Every fsspec protocol has exceptions of its own; HTTP calls any failed request a missing file and
-                # keeps the reason as the cause.
-                cause = (error.__cause__ or error) if isinstance(error, FileNotFoundError) else error
+                # keeps the reason as the cause, the others mean it.
+                hidden = isinstance(error, FileNotFoundError) and self.url.startswith(("http://", "https://"))
+                cause = (error.__cause__ or error) if hidden else error
                 status = cast("int | None", getattr(cause, "status", None))
                 if status in (404, 410) or isinstance(cause, FileNotFoundError):
                     raise FileNotFoundError(relative) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -24,24 +25,32 @@ def shards(tmp_path_factory) -> Path:
     return folder / "shards"
 
 
-@pytest.fixture
-def bucket(shards, monkeypatch):
+@pytest.fixture(scope="module")
+def endpoint():
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, shards, monkeypatch):
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": endpoint,
     }.items():
         monkeypatch.setenv(name, value)
+    # moto keeps its state for the whole process, s3fs its listings.
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    s3fs.S3FileSystem.clear_instance_cache()
     system = s3fs.S3FileSystem(skip_instance_cache=True)
     system.mkdir("bucket")
     system.put(str(shards), "bucket/set", recursive=True)
-    yield system
-    server.stop()
+    return system
 
 
 def epoch(stream: ShardStream) -> list:
