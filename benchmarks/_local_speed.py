@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,21 @@ def make_corpus(folder: Path, pairs: list[tuple[Path, Path, str]], *, records: i
     return folder
 
 
+def enlarged(pairs: list[tuple[Path, Path, str]], folder: Path) -> list[tuple[Path, Path, str]]:
+    """The same pairs at 1024 pixels on the long side."""
+    folder.mkdir(parents=True)
+    out: list[tuple[Path, Path, str]] = []
+    for i, (source, target, text) in enumerate(pairs):
+        made = [folder / f"{i}.{role}.jpg" for role in ("source", "target")]
+        for path, name in zip((source, target), made, strict=True):
+            with Image.open(path) as image:
+                scale = 1024 / max(image.size)
+                size = (round(image.width * scale), round(image.height * scale))
+                image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(name, quality=92)
+        out.append((made[0], made[1], text))
+    return out
+
+
 def against_decoding(corpus: Path) -> dict[str, object]:
     """Rounds of decoding alone and of the whole record, interleaved, one core."""
     opened = open_corpus(CorpusSpec(uri=str(corpus)))
@@ -98,14 +114,16 @@ def run_command(corpus: Path, out: Path, *, workers: int) -> dict[str, float]:
         str(workers),
         "--json",
     ]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     result = json.loads(done.stdout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": float(result["seconds"]),
         "wall": time.perf_counter() - started,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "records": float(result["records"]),
         "peak_memory_mib": float(result["peak_memory_mib"]),
     }
@@ -113,13 +131,17 @@ def run_command(corpus: Path, out: Path, *, workers: int) -> dict[str, float]:
 
 def workers(corpus: Path, work: Path) -> dict[str, object]:
     """The same corpus with one and with two workers, interleaved."""
-    runs: dict[int, list[float]] = {1: [], 2: []}
+    runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for _ in range(2):
         for count in runs:
-            runs[count].append(run_command(corpus, work / "run", workers=count)["seconds"])
+            runs[count].append(run_command(corpus, work / "run", workers=count))
+    best = {count: min(done, key=lambda run: run["seconds"]) for count, done in runs.items()}
     return {
-        "seconds": {str(count): spread(values) for count, values in runs.items()},
-        "speedup_of_two": round(min(runs[1]) / min(runs[2]), 2),
+        "runs": {str(count): done for count, done in runs.items()},
+        "speedup_of_two": round(best[1]["seconds"] / best[2]["seconds"], 2),
+        "cores_had_by_two": round(best[2]["cpu"] / best[2]["wall"], 2),
+        "cpu_of_two_against_one": round(best[2]["cpu"] / best[1]["cpu"], 2),
+        "load_average": os.getloadavg()[0],
     }
 
 
