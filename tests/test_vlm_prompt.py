@@ -12,6 +12,7 @@ from tagmoe.annotate.vlm.in_process import engine_args
 from tagmoe.annotate.vlm.prompt import fenced, label_prompt, picture_order, prompt_version, system_text
 from tagmoe.annotate.vlm.settings import provenance_of
 from tagmoe.schema import ConfigError, Taxonomy
+from tagmoe.schema.configs.vlm import VlmConfig
 
 
 def test_prompt_holds_every_tag_definition_and_rule_that_concerns_the_task():
@@ -122,3 +123,8 @@ def test_engine_arguments_hold_what_only_the_engine_can_set():
     assert arguments["mm_processor_kwargs"] == {"size": {"shortest_edge": 3136, "longest_edge": 50176}}
     own = config.model_copy(update={"vllm": config.vllm.model_copy(update={"engine_args": {"dtype": "float32"}})})
     assert engine_args(own)["dtype"] == "float32"
+
+
+def test_no_setting_runs_code_of_a_model():
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        VlmConfig.model_validate({"vllm": {"engine_args": {"trust_remote_code": True}}})

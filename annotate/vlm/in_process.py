@@ -118,7 +118,7 @@ def engine_args(config: VlmConfig) -> dict[str, Any]:
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "max_model_len": engine.max_model_len,
         "enforce_eager": engine.enforce_eager,
-        "trust_remote_code": engine.trust_remote_code,
+        "trust_remote_code": False,
         "limit_mm_per_prompt": {"image": engine.max_images, "video": 0},
         "mm_processor_kwargs": {"size": {"shortest_edge": pictures.min_pixels, "longest_edge": pictures.max_pixels}},
         # Free white space lets a small model spend its whole budget on it; only the engine's configuration forbids it.

@@ -120,9 +120,17 @@ class InProcess(Config):
     max_images: int = Field(default=4, ge=1, le=101)
     """Pictures one prompt may hold."""
     enforce_eager: bool = False
-    trust_remote_code: bool = False
     engine_args: dict[str, JsonValue] = {}
-    """Further keyword arguments of `vllm.LLM`; they win over the fields above."""
+    """Further keyword arguments of `vllm.LLM`; they win over the fields above. `trust_remote_code` is refused."""
+
+    @field_validator("engine_args")
+    @classmethod
+    def _runs_no_code_of_a_model(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if "trust_remote_code" in value:
+            raise ValueError(
+                "trust_remote_code would run code that comes with a model: use a model vLLM supports itself"
+            )
+        return value
 
 
 class VlmConfig(Config):
