@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from ..schema import Taxonomy
-from .base import Annotator, Labels, Prepared
+from .base import Annotator, Failure, Labels, Prepared
 from .ledger import Ledger, Reply, content_key
 from .outcome import Outcome, to_outcome
 from .patience import patiently
@@ -20,10 +20,30 @@ class Asker:
     """Turns prepared pairs of one part into records, never asking what the ledger already answers."""
 
     def __init__(
-        self, annotator: Annotator, ledger: Ledger[Reply], *, taxonomy: Taxonomy, patience_seconds: float
+        self,
+        annotator: Annotator,
+        ledger: Ledger[Reply],
+        *,
+        taxonomy: Taxonomy,
+        patience_seconds: float,
+        retry: Sequence[str] = (),
     ) -> None:
+        """Set up.
+
+        Args:
+            annotator: who is asked.
+            ledger: replies of this part.
+            taxonomy: checks replies.
+            patience_seconds: how long a full disk is waited for.
+            retry: reasons of logged failures that are asked again.
+        """
         self.tokens = (0, 0)
-        """Prompt and completion tokens received by this process for this part."""
+        """Prompt and completion tokens of replies received by this process."""
+        self.logged_tokens = (0, 0)
+        """The same of replies that killed sessions left in the ledger."""
+        for reply in ledger.values():
+            self.logged_tokens = _counted(self.logged_tokens, reply)
+        self._retry = retry
         self._annotator = annotator
         self._ledger = ledger
         self._taxonomy = taxonomy
@@ -46,7 +66,7 @@ class Asker:
                     hashes = {image.role: image.sha256 for image in item.images}
                     key = content_key(item.pair, hashes, self._annotator.provenance)
                     known = self._ledger.get(key)
-                    if known is not None:
+                    if known is not None and not (isinstance(known, Failure) and known.reason in self._retry):
                         yield self._outcome(item, known)
                         continue
                     batch.append((key, item))
@@ -82,8 +102,7 @@ class Asker:
             replies = future.result()
             for (key, _), reply in zip(batch, replies, strict=True):
                 self._ledger.append(key, reply)
-                if isinstance(reply, Labels):
-                    self.tokens = (self.tokens[0] + reply.usage[0], self.tokens[1] + reply.usage[1])
+                self.tokens = _counted(self.tokens, reply)
             if self._ledger.due:
                 self._commit()
             for (_, item), reply in zip(batch, replies, strict=True):
@@ -102,3 +121,9 @@ class Asker:
 
     def _outcome(self, item: Prepared, reply: Reply) -> Outcome:
         return to_outcome(item, reply, provenance=self._annotator.provenance, taxonomy=self._taxonomy)
+
+
+def _counted(tokens: tuple[int, int], reply: Reply) -> tuple[int, int]:
+    if not isinstance(reply, Labels):
+        return tokens
+    return tokens[0] + reply.usage[0], tokens[1] + reply.usage[1]

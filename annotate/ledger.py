@@ -1,24 +1,25 @@
-"""The ledger of one part in progress: an append-only, checksummed log, so that nothing finished is done twice.
+"""The ledger of one part in progress: append-only, checksummed logs, so that nothing finished is done twice.
 
 One line an entry: eight hex digits of crc32, a space, then JSON `{"key": ..., "value": ...}`. A torn or damaged tail
-(kill, power cut) is cut off when the file is opened again. Replies that cost something are logged by content key; an
-embedded annotator's records are logged by row.
+(kill, power cut) is cut off when the file is opened again. A part has two such logs: replies, by content key, where a
+reply costs something; and finished records, by row, from which the part is written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from ..schema import Annotation, Pair, Reject
+from ..schema import Annotation, DataError, Pair, Reject
 from ..schema.arrow import dump_json
 from ..schema.files import explain, sync_folder
 from .base import Failure, Labels, Provenance
@@ -28,6 +29,7 @@ Reply = Labels | Failure
 REPLIES: TypeAdapter[Reply] = TypeAdapter(Labels | Failure)
 RECORDS: TypeAdapter[Annotation | Reject] = TypeAdapter(Annotation | Reject)
 
+_BUFFER = 1 << 20
 _GROUP_ENTRIES = 100
 _GROUP_SECONDS = 1.0
 
@@ -52,7 +54,7 @@ def content_key(pair: Pair, image_hashes: dict[str, str], provenance: Provenance
 
 
 class Ledger(Generic[T]):
-    """Entries of one part in progress."""
+    """Entries of one part in progress. Values stay on disk: memory holds a key and a place for each."""
 
     def __init__(self, path: Path, kind: TypeAdapter[T]) -> None:
         """Open or create `path`, dropping a damaged tail.
@@ -66,45 +68,62 @@ class Ledger(Generic[T]):
         """
         self.path = path
         self._kind = kind
-        self._entries: dict[str, T] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        """Offset and length in bytes of each key's last line."""
+        self._pending: dict[str, T] = {}
+        self._unwritten: list[bytes] = []
+        self._end = 0
+        """Bytes of the log once everything pending is written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            good = 0
-            if path.exists():
-                for size, key, value in self._read():
-                    self._entries[key] = value
-                    good += size
-            self._stream = path.open("ab", buffering=0)
-            self._stream.truncate(good)
+            self._stream = path.open("a+b", buffering=0)
+            self._index()
+            self._durable = self._end
+            self._stream.truncate(self._durable)
             sync_folder(path.parent)
         except OSError as error:
             raise explain(error, path) from error
-        self._durable = good
-        self._pending: list[bytes] = []
         self._last_commit = time.monotonic()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
 
     def get(self, key: str) -> T | None:
         """The value logged under a key."""
-        return self._entries.get(key)
+        if key in self._pending:
+            return self._pending[key]
+        place = self._places.get(key)
+        return None if place is None else self._value(key, place)
 
-    def values(self) -> Iterator[T]:
-        """Every logged value, in order."""
-        return iter(self._entries.values())
+    def values(self, keys: Iterable[str] | None = None) -> Iterator[T]:
+        """The values of `keys`, or every logged value in the order of first logging, read as they are taken.
+
+        Raises:
+            DataError: the file was changed meanwhile.
+        """
+        for key in list(self._places) if keys is None else keys:
+            yield self._pending[key] if key in self._pending else self._value(key, self._places[key])
 
     def append(self, key: str, value: T) -> None:
         """Log a value; it is durable after `commit`, which is due after 100 entries or a second."""
-        self._entries[key] = value
         body = dump_json({"key": key, "value": self._kind.dump_python(value, mode="json")}).encode()
-        self._pending.append(b"%08x %s\n" % (zlib.crc32(body), body))
+        line = b"%08x %s\n" % (zlib.crc32(body), body)
+        self._unwritten.append(line)
+        self._pending[key] = value
+        self._places[key] = (self._end, len(line))
+        self._end += len(line)
 
     @property
     def due(self) -> bool:
         """Whether the group commit is due."""
         late = time.monotonic() - self._last_commit >= _GROUP_SECONDS
-        return bool(self._pending) and (late or len(self._pending) >= _GROUP_ENTRIES)
+        return bool(self._unwritten) and (late or len(self._unwritten) >= _GROUP_ENTRIES)
 
     def commit(self) -> None:
         """Make every entry durable. After a fault nothing is half written, and `commit` may be called again.
@@ -112,31 +131,52 @@ class Ledger(Generic[T]):
         Raises:
             StoppedError: the disk is full or not writable.
         """
-        data = b"".join(self._pending)
         try:
-            if data:
+            if self._unwritten:
                 self._stream.truncate(self._durable)
-                rest = memoryview(data)
+                rest = memoryview(b"".join(self._unwritten))
                 while rest:
                     rest = rest[self._stream.write(rest) :]
                 os.fsync(self._stream.fileno())
         except OSError as error:
             raise explain(error, self.path) from error
-        self._durable += len(data)
+        self._durable = self._end
+        self._unwritten.clear()
         self._pending.clear()
         self._last_commit = time.monotonic()
 
-    def _read(self) -> Iterator[tuple[int, str, T]]:
-        with self.path.open("rb") as stream:
-            for line in stream:
-                crc, space, body = line.rstrip(b"\n").partition(b" ")
-                if not line.endswith(b"\n") or not space or crc != b"%08x" % zlib.crc32(body):
-                    return
-                try:
-                    entry = json.loads(body)
-                    yield len(line), entry["key"], self._kind.validate_python(entry["value"])
-                except (ValueError, KeyError, TypeError):
-                    return
+    def _index(self) -> None:
+        """Find the whole lines."""
+        self._stream.seek(0)
+        reader = io.BufferedReader(self._stream, _BUFFER)
+        for line in reader:
+            entry = self._parse(line)
+            if entry is None:
+                break
+            self._places[entry[0]] = (self._end, len(line))
+            self._end += len(line)
+        reader.detach()  # or its end would close the stream
+
+    def _parse(self, line: bytes) -> tuple[str, T] | None:
+        """Key and value of a line; None if it is torn or damaged."""
+        crc, space, body = line.rstrip(b"\n").partition(b" ")
+        if not line.endswith(b"\n") or not space or crc != b"%08x" % zlib.crc32(body):
+            return None
+        try:
+            entry = json.loads(body)
+            return entry["key"], self._kind.validate_python(entry["value"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _value(self, key: str, place: tuple[int, int]) -> T:
+        offset, length = place
+        entry = self._parse(os.pread(self._stream.fileno(), length, offset))
+        if entry is None or entry[0] != key:
+            raise DataError(
+                f"{self.path}: the entry {key!r} at byte {offset} is damaged, though it was whole when the log was "
+                "opened: run the same command again, the part goes on before it"
+            )
+        return entry[1]
 
     def remove(self) -> None:
         """Delete the log once its part is durable."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from pydantic import JsonValue
 
 from ..schema import Annotation, Reject, Run, RunInfo, Taxonomy, load_taxonomy
 from ..schema.migrate import Migration, load_migration
-from ..schema.runs import save_run_info
+from ..schema.runs import save_part, save_run_info
 from ..shards.lock import locked
 from .outcome import Outcome
-from .parts import load_part, save_part
+from .parts import load_part
 
 _EXAMPLES = 20
 
@@ -56,8 +55,9 @@ def migrate(root: Path, *, to: str, changes: Path, out: Path | None) -> Migrated
         parts = []
         for part in run.info.parts:
             annotations, rejects = load_part(root, part.part)
-            moved: Iterator[Outcome] = (_migrated(annotation, migration, new, seen) for annotation in annotations)
-            parts.append(save_part(out, part.part, [*moved, *rejects], tokens=part.tokens))
+            moved = [_migrated(annotation, migration, new, seen) for annotation in annotations]
+            ordered = sorted([*moved, *rejects], key=lambda outcome: outcome.row)
+            parts.append(save_part(out, part.part, ordered, tokens=part.tokens))
         info: RunInfo = run.info.model_copy(update={"parts": parts, "taxonomy": new.ref, "settings_hash": ""})
         info.config = {**info.config, "taxonomy": to, "migrated_from": str(root.resolve())}
         info.run_hash = Run(out, info).hash_of_parts()

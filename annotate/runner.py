@@ -7,32 +7,35 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from ..schema import ConfigError, Pair, Reject, Run, RunInfo, Taxonomy, load_taxonomy
+from ..schema import ConfigError, Pair, Reject, Run, RunInfo, load_taxonomy
 from ..schema.configs.annotate import AnnotateConfig
-from ..schema.runs import PartInfo, check_part, part_paths, save_run_info
+from ..schema.runs import PartInfo, check_part, part_paths, save_part, save_run_info
 from ..shards.console import Meter, progress
 from ..shards.corpus import Corpus, open_corpus
 from ..shards.lock import locked
 from .asking import Asker
 from .base import Annotator, Provenance
 from .factory import make_annotator
-from .ledger import RECORDS, REPLIES, Ledger, Reply
+from .ledger import RECORDS, REPLIES, Ledger
 from .outcome import Outcome
 from .partitions import durable_elsewhere, partition_root
-from .parts import found_part, part_count, rows_of, save_part
+from .parts import found_part, part_count, rows_of
 from .patience import patiently
 from .work import make_worker
 from .workers import WorkerPool
 
 if TYPE_CHECKING:
     from .ray_executor import RayPool
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -170,61 +173,78 @@ class _Work:
         self._save()
 
     def _save(self) -> None:
-        patiently(lambda: save_run_info(self.root, self.info), seconds=self.config.patience_seconds)
+        self._patiently(lambda: save_run_info(self.root, self.info))
 
     def _make_part(
         self, part: int, pool: WorkerPool | RayPool, seen: _Seen, *, before: PartInfo | None, retry: Sequence[str]
     ) -> PartInfo:
-        patience = self.config.patience_seconds
-        outcomes = self._finished(part, retry)
-        seen.meter.skip(len(outcomes))
-        path = self.root / "ledger" / f"part-{part:05d}.log"
-        ledger = Ledger(path, RECORDS) if self.annotator.embedded else Ledger(path, REPLIES)
+        rows = rows_of(part, rows=self.info.rows)
+        place = self.root / "ledger" / f"part-{part:05d}"
         tokens = (0, 0) if before is None else before.tokens
-        try:
+        with (
+            closing(Ledger(place.with_suffix(".log"), REPLIES)) as replies,
+            closing(Ledger(place.with_suffix(".rows.log"), RECORDS)) as records,
+        ):
+            todo = self._to_do(part, rows, records, retry)
+            seen.meter.skip(len(rows) - len(todo))
+            worked = pool.run(self._pairs(rows, todo, records, seen))
             if self.annotator.embedded:
-                records = cast("Ledger[Outcome]", ledger)
-                kept = {outcome.row for outcome in outcomes}
-                logged = [record for record in records.values() if record.row not in kept]
-                outcomes += logged
-                seen.meter.skip(len(logged))
-                worked = cast("Iterator[Outcome]", pool.run(self._pairs(part, outcomes, seen)))
-                for outcome in _logged(worked, records, patience_seconds=patience):
-                    outcomes.append(outcome)
-                    seen.count(outcome, tokens=0)
+                self._log(cast("Iterator[Outcome]", worked), records, seen)
             else:
-                replies = cast("Ledger[Reply]", ledger)
-                asker = Asker(self.annotator, replies, taxonomy=self._taxonomy, patience_seconds=patience)
-                for outcome in asker.outcomes(pool.run(self._pairs(part, outcomes, seen))):
-                    outcomes.append(outcome)
-                    seen.count(outcome, tokens=sum(asker.tokens))
-                tokens = (tokens[0] + asker.tokens[0], tokens[1] + asker.tokens[1])
-            info = patiently(lambda: save_part(self.root, part, outcomes, tokens=tokens), seconds=patience)
-        except BaseException:
-            ledger.close()
-            raise
-        ledger.remove()
+                asker = Asker(
+                    self.annotator,
+                    replies,
+                    taxonomy=load_taxonomy(self.config.taxonomy),
+                    patience_seconds=self.config.patience_seconds,
+                    retry=retry,
+                )
+                self._log(asker.outcomes(worked), records, seen, asker)
+                counts = zip(tokens, asker.logged_tokens, asker.tokens, strict=True)
+                tokens = cast("tuple[int, int]", tuple(map(sum, counts)))
+            self._patiently(records.commit)
+            info = self._patiently(lambda: save_part(self.root, part, records.values(map(str, rows)), tokens=tokens))
+        replies.remove()
+        records.remove()
         return info
 
-    def _finished(self, part: int, retry: Sequence[str]) -> list[Outcome]:
-        """Records of `part` that are on disk already, without the rejects that are tried again."""
-        rows = rows_of(part, rows=self.info.rows)
-        found = found_part(self.root, part)
-        return [o for o in found if o.row in rows and not (isinstance(o, Reject) and o.reason in retry)]
+    def _to_do(self, part: int, rows: range, records: Ledger[Outcome], retry: Sequence[str]) -> list[int]:
+        """Rows of `part` that have no record yet, or one that is tried again; what its files hold enters `records`."""
+        for record in found_part(self.root, part):
+            if record.row in rows and str(record.row) not in records:
+                self._append(record, records)
 
-    @property
-    def _taxonomy(self) -> Taxonomy:
-        return load_taxonomy(self.config.taxonomy)
+        def is_to_do(row: int) -> bool:
+            if str(row) not in records:
+                return True
+            record = records.get(str(row)) if retry else None
+            return isinstance(record, Reject) and record.reason in retry
 
-    def _pairs(self, part: int, outcomes: list[Outcome], seen: _Seen) -> Iterator[Pair]:
-        """Pairs of `part` that are not among `outcomes` yet; rows that cannot be read are added to `outcomes`."""
-        kept = {outcome.row for outcome in outcomes}
-        rows = rows_of(part, rows=self.info.rows)
+        return [row for row in rows if is_to_do(row)]
+
+    def _log(
+        self, outcomes: Iterator[Outcome], records: Ledger[Outcome], seen: _Seen, asker: Asker | None = None
+    ) -> None:
+        """Each of `outcomes` as it comes: in the log, so that a killed session's records are not made again."""
+        for outcome in outcomes:
+            self._append(outcome, records)
+            seen.count(outcome, tokens=sum(asker.tokens) if asker else 0)
+
+    def _append(self, outcome: Outcome, records: Ledger[Outcome]) -> None:
+        records.append(str(outcome.row), outcome)
+        if records.due:
+            self._patiently(records.commit)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, seconds=self.config.patience_seconds)
+
+    def _pairs(self, rows: range, todo: list[int], records: Ledger[Outcome], seen: _Seen) -> Iterator[Pair]:
+        """Pairs of the rows to do; rows that cannot be read enter `records`."""
+        wanted = set(todo)
         for row, item in zip(rows, self.corpus.records(rows.start, rows.stop), strict=True):
-            if row in kept:
+            if row not in wanted:
                 continue
             if isinstance(item, Reject):
-                outcomes.append(item)
+                self._append(item, records)
                 seen.count(item, tokens=0)
             else:
                 yield item
@@ -238,15 +258,6 @@ def _make_annotator(config: AnnotateConfig) -> Annotator:
 
         return RayAnnotator(config, ray_config=config.ray)
     return make_annotator(config)
-
-
-def _logged(outcomes: Iterator[Outcome], ledger: Ledger[Outcome], *, patience_seconds: float) -> Iterator[Outcome]:
-    """`outcomes` as they come, each in the ledger, so that a killed session's records are not made again."""
-    for outcome in outcomes:
-        ledger.append(str(outcome.row), outcome)
-        if ledger.due:
-            patiently(ledger.commit, seconds=patience_seconds)
-        yield outcome
 
 
 def _load_info(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -91,12 +92,22 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 
-def write_part(path: Path, records: Sequence[Annotation] | Sequence[Reject], *, schema: pa.Schema) -> None:
-    """Write one part atomically; the same records and pyarrow version give the same bytes."""
-    rows = [_to_row(record) for record in records]
-    table = pa.Table.from_pylist(rows, schema=schema)
-    with atomic_file(path) as stream:
-        pq.write_table(table, stream, compression="zstd", compression_level=3, row_group_size=_ROW_GROUP, version="2.6")
+def write_part(path: Path, records: Iterable[Annotation] | Iterable[Reject], *, schema: pa.Schema) -> int:
+    """Write one part atomically, a row group at a time; the same records and pyarrow version give the same bytes.
+
+    Returns:
+        the number of records.
+    """
+    count = 0
+    rows = (_to_row(record) for record in records)
+    with (
+        atomic_file(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", compression_level=3, version="2.6") as writer,
+    ):
+        while group := list(islice(rows, _ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            count += len(group)
+    return count
 
 
 def _to_row(record: Frozen) -> dict[str, object]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from .arrow import ANNOTATIONS, REJECTS, annotation_from_row, hash_parts, read_tables
+from .arrow import ANNOTATIONS, REJECTS, annotation_from_row, hash_parts, read_tables, write_part
 from .corpus import CorpusSpec
 from .errors import DataError
 from .files import write_text
 from .records import Annotation, Frozen, Reject
+from .warnings import warning_name
 
 PART_ROWS = 16384
 """Part p holds the corpus rows [p * PART_ROWS, (p + 1) * PART_ROWS)."""
@@ -109,6 +110,44 @@ def hash_part(root: Path, part: int) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def save_part(
+    root: Path, part: int, outcomes: Iterable[Annotation | Reject], *, tokens: tuple[int, int] = (0, 0)
+) -> PartInfo:
+    """Write both files of a part, the annotations first.
+
+    Args:
+        root: RUN.
+        part: its number.
+        outcomes: rows ascending; taken one at a time.
+        tokens: prompt and completion tokens that it cost.
+
+    Raises:
+        StoppedError: the disk is full or not writable; neither file is half written.
+    """
+    rejects: list[Reject] = []
+    warnings: Counter[str] = Counter()
+
+    def annotations() -> Iterator[Annotation]:
+        for outcome in outcomes:
+            if isinstance(outcome, Reject):
+                rejects.append(outcome)
+            else:
+                warnings.update(warning_name(warning) for warning in outcome.warnings)
+                yield outcome
+
+    annotations_path, rejects_path = part_paths(root, part)
+    annotated = write_part(annotations_path, annotations(), schema=ANNOTATIONS)
+    return PartInfo(
+        part=part,
+        annotations=annotated,
+        rejects=write_part(rejects_path, rejects, schema=REJECTS),
+        sha256=hash_part(root, part),
+        reasons=dict(sorted(Counter(reject.reason for reject in rejects).items())),
+        warnings=dict(sorted(warnings.items())),
+        tokens=tokens,
+    )
 
 
 def check_part(root: Path, info: PartInfo) -> None:

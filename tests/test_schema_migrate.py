@@ -9,10 +9,9 @@ from support_annotate import PROVENANCE, make_labels, make_pair
 from tagmoe.annotate.base import Prepared
 from tagmoe.annotate.migrate import migrate
 from tagmoe.annotate.outcome import to_outcome
-from tagmoe.annotate.parts import save_part
 from tagmoe.schema import ConfigError, CorpusSpec, Run, RunInfo, load_taxonomy
 from tagmoe.schema.migrate import load_migration
-from tagmoe.schema.runs import save_run_info
+from tagmoe.schema.runs import save_part, save_run_info
 
 OLD = load_taxonomy()
 
