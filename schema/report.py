@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .errors import DataError
 from .taxonomy import Tier
 
-REPORT_VERSION = "1.0"
+REPORT_VERSION = "1.1"
 
 Severity = Literal["error", "advice"]
 
@@ -301,6 +301,41 @@ class Histogram(ReportModel):
     missing: int
 
 
+class PictureFault(ReportModel):
+    """A picture that is not the one that was annotated, or that cannot be read any more."""
+
+    row: int
+    id: str
+    role: str
+    uri: str
+    member: str | None
+    reason: str
+    """`image_changed` when its bytes differ from the recorded sha256, else why it cannot be read."""
+    detail: str
+
+
+class PictureCheck(ReportModel):
+    """Whether the corpus still holds the pictures that were annotated."""
+
+    asked: str
+    """`all`, `shown`, or how many were to be drawn at random beside those that the page shows."""
+    recorded: int
+    """Pictures of all annotated records."""
+    checked: int = 0
+    """Of these, read again and compared; 0 also when the corpus could not be opened."""
+    changed: int = 0
+    """Of the checked ones, those whose bytes differ."""
+    unreadable: int = 0
+    """Of the checked ones, those that are gone or cannot be read."""
+    reasons: dict[str, int] = {}
+    """Changed and unreadable ones by reason."""
+    share: Estimate = Estimate(value=None, low=None, high=None, n=0)
+    """Share of all pictures that are changed or unreadable: exact when all were checked, else from the random draw."""
+    faults: list[PictureFault] = []
+    """The first ones in row order; `list_file` names every one."""
+    list_file: str = ""
+
+
 class Report(ReportModel):
     """The whole of report.json."""
 
@@ -326,12 +361,14 @@ class Report(ReportModel):
     """Certainty of each record's least certain decision."""
     queues: list[Queue]
     duplicates: Duplicates
+    pictures: PictureCheck | None = None
+    """None in reports older than 1.1."""
     sampling: SamplingPlan
     gold: GoldReport | None = None
     drift: Drift | None = None
     gate: GateResult
     lists: list[str]
-    """Files beside the report, relative to it: one CSV a queue, and the sampling plan."""
+    """Files beside the report, relative to it: one CSV a queue, the sampling plan, and the changed pictures if there are any."""
     notes: list[str]
     """What limits this report (pictures that could not be read, gold that did not match)."""
 

@@ -114,7 +114,7 @@ def test_the_report_is_read_back_and_bound_to_its_run(report: Report, tmp_path: 
     (tmp_path / "report.json").write_text(report.model_dump_json(), "utf-8")
     assert load_report(tmp_path) == report
     assert load_report(tmp_path / "report.json").run_hash == report.run_hash != ""
-    (tmp_path / "report.json").write_text(report.model_dump_json().replace('"1.0"', '"2.0"', 1), "utf-8")
+    (tmp_path / "report.json").write_text(report.model_dump_json().replace('"1.1"', '"2.0"', 1), "utf-8")
     with pytest.raises(DataError, match=r"format version 2\.0"):
         load_report(tmp_path)
     with pytest.raises(DataError, match="does not exist"):

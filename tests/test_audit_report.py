@@ -139,7 +139,8 @@ def test_a_picture_that_changed_is_named_not_shown(app: typer.Typer, tmp_path: P
     (corpus / "images/1_target.png").unlink()
     (corpus / "images/2_target.png").write_bytes(b"GIF89a nonsense")
     output = run_cli(app, "audit", tmp_path / "run", "--out", tmp_path / "r", *FAST)
-    assert "2 of the pictures looked at: image_changed (row 0 target, row 2 target)" in output
+    assert "2 of the 6 pictures checked: image_changed (row 0 target, row 2 target); each is named in" in output
+    assert "6 of 6 pictures checked: 2 changed, 1 unreadable" in output
     assert any("missing_image (row 1 target)" in note for note in load_report(tmp_path / "r").notes)
     data, pictures = embedded(tmp_path / "r/report.html")
     assert data["report"]["notes"] == load_report(tmp_path / "r").notes
@@ -244,6 +245,8 @@ def test_what_cannot_be_audited_is_said_in_one_line(app: typer.Typer, tmp_path: 
     run = write_run(tmp_path / "run", [make_record(0)])
     with pytest.raises(ConfigError, match="bootstrap = 3"):
         run_cli(app, "audit", run, "--out", tmp_path / "r", "--set", "bootstrap=3")
+    with pytest.raises(ConfigError, match="--check-pictures 'some': expected `all`, `shown`, or how many"):
+        run_cli(app, "audit", run, "--out", tmp_path / "r", "--check-pictures", "some")
     with pytest.raises(DataError, match="cannot be read"):
         run_cli(app, "audit", run, "--out", tmp_path / "r", "--gold", tmp_path / "no.jsonl")
     (tmp_path / "else.jsonl").write_text('{"id": "nobody", "tags": []}', "utf-8")

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ...schema import Limits, Run, TagmoeError
+from ...schema import Run, TagmoeError
 from ...schema.configs.audit import AuditConfig, Gate
 from ...schema.files import write_text
-from ...schema.report import GateResult, Report
-from ...shards.console import progress
+from ...schema.report import GateResult, PictureCheck, Report
 from . import frequencies, lists, sampling
 from .cards import card, choose_cards, places_in
 from .columns import Columns, load_columns
-from .details import Detail, read_details
+from .details import read_details
 from .drift import compare_runs
 from .duplicates import find_duplicates, picture_groups
 from .gate import apply_gate, load_gate
 from .gold import Gold, match_gold, score_gold
+from .integrity import check_pictures, in_words
 from .page import write_page
-from .pictures import ReadsImages, triptych
+from .pictures import ReadsImages, seen, triptychs
 from .queues import QUEUES, Ranking, cut, differs_from_gold, rank_all
 
 _NO_GATE = GateResult(passed=False, source="", checks=[], failures=[])
@@ -54,14 +52,27 @@ def audit(inputs: Inputs, out: Path, *, config: AuditConfig | None = None, quiet
     columns = load_columns(run)
     gate = load_gate(inputs.gate, taxonomy=columns.taxonomy, queues=list(QUEUES))
     gold = Gold.load(inputs.gold) if inputs.gold else None
-    draft, rankings, plan_order = _reckon(run, columns, inputs, gold=gold, gate=gate, config=config)
+    draft, rankings, plan_order = _reckon(run, columns, inputs, gold=gold, config=config)
     corpus, note = _open_corpus(run, inputs.corpus)
-    report = draft.model_copy(update={"notes": [*draft.notes, *([note] if note else [])]})
-    return _write(run, columns, report, rankings, plan_order, out, corpus=corpus, config=config, quiet=quiet)
+    draft = draft.model_copy(update={"notes": [*draft.notes, *([note] if note else [])]})
+    source = inputs.gate.name if inputs.gate else "default"
+    return _write(
+        run,
+        columns,
+        draft,
+        rankings,
+        plan_order,
+        out,
+        corpus=corpus,
+        gate=gate,
+        source=source,
+        config=config,
+        quiet=quiet,
+    )
 
 
 def _reckon(
-    run: Run, columns: Columns, inputs: Inputs, *, gold: Gold | None, gate: Gate, config: AuditConfig
+    run: Run, columns: Columns, inputs: Inputs, *, gold: Gold | None, config: AuditConfig
 ) -> tuple[Report, list[Ranking], Sequence[int]]:
     pictures = picture_groups(columns, bits=config.near_duplicate_bits)
     matched = match_gold(columns, gold) if gold else None
@@ -104,8 +115,7 @@ def _reckon(
         lists=[*(f"lists/{queue.name}.csv" for queue in queues if queue.entries), sampling.PLAN_FILE],
         notes=list(matched.notes) if matched else [],
     )
-    source = inputs.gate.name if inputs.gate else "default"
-    return report.model_copy(update={"gate": apply_gate(gate, report, source=source)}), rankings, plan_order.tolist()
+    return report, rankings, plan_order.tolist()
 
 
 def _open_corpus(run: Run, moved: str | None) -> tuple[ReadsImages | None, str | None]:
@@ -122,59 +132,44 @@ def _open_corpus(run: Run, moved: str | None) -> tuple[ReadsImages | None, str |
 
 
 def _write(
-    run: Run, columns: Columns, report: Report, rankings: list[Ranking], plan_order: Sequence[int], out: Path, *,
-    corpus: ReadsImages | None, config: AuditConfig, quiet: bool,
+    run: Run, columns: Columns, draft: Report, rankings: list[Ranking], plan_order: Sequence[int], out: Path, *,
+    corpus: ReadsImages | None, gate: Gate, source: str, config: AuditConfig, quiet: bool,
 ) -> Report:  # fmt: skip
-    chosen, drawn = choose_cards(columns, rankings, report, config=config)
+    chosen, drawn = choose_cards(columns, rankings, draft, config=config)
     index_of = {int(row): index for index, row in enumerate(columns.row)}
-    listed = [index_of[entry.row] for queue in report.queues for entry in queue.entries]
+    listed = [index_of[entry.row] for queue in draft.queues for entry in queue.entries]
     details = read_details(run, itertools.chain(chosen, listed, plan_order))
     by_row = {detail.row: detail for detail in details.values()}
-    for queue in report.queues:
+    for queue in draft.queues:
         if queue.entries:
             lists.write_queue(out / "lists" / f"{queue.name}.csv", queue, by_row)
     names = {details[i].row: columns.names(i) for i in plan_order}
-    lists.write_plan(out / report.sampling.list_file, [details[i] for i in plan_order], names)
+    lists.write_plan(out / draft.sampling.list_file, [details[i] for i in plan_order], names)
+    pictured = [details[i] for i in chosen if details[i].images][: config.max_pictured]
+    shown = triptychs(corpus, pictured, side=config.thumbnail_side, limits=run.info.corpus.limits, quiet=quiet)
+    check = check_pictures(run, columns, corpus, seen=seen(shown), config=config, out=out, quiet=quiet)
+    report = _finish(draft, check, gate=gate, source=source)
     places = places_in(rankings, len(columns))
     flagged = {ranking.name: ranking.flagged for ranking in rankings}
-    cards = [card(details[i], columns, rankings, places, flagged, random=i in drawn) for i in chosen]
-    pictured = [i for i, made in zip(chosen, cards, strict=True) if made["images"]][: config.max_pictured]
-    if corpus is not None:
-        for made in cards:
-            made["pictured"] = made["row"] in {details[i].row for i in pictured}
-    shown = list(_triptychs(details, pictured, corpus, config=config, quiet=quiet, limits=run.info.corpus.limits))
-    report = report.model_copy(update={"notes": [*report.notes, *_unshown(shown)]})
+    with_pictures = {row for row, _ in shown}
+    cards = [
+        card(
+            details[i], columns, rankings, places, flagged, random=i in drawn, pictured=details[i].row in with_pictures
+        )
+        for i in chosen
+    ]
     write_page(out / "report.html", report, cards, shown)
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
 
 
-def _unshown(shown: Sequence[tuple[int, dict[str, str]]]) -> Iterator[str]:
-    """Which of the pictures that were looked at could not be shown, by reason: changed since annotate, missing, ..."""
-    failed: dict[str, list[str]] = {}
-    for row, pictures in sorted(shown, key=lambda drawn: drawn[0]):
-        for role, value in pictures.items():
-            if not value.startswith("data:"):
-                failed.setdefault(value.partition(":")[0], []).append(f"row {row} {role}")
-    for reason, places in sorted(failed.items()):
-        more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-        yield f"{len(places)} of the pictures looked at: {reason} ({', '.join(places[:5])}{more})"
-
-
-def _triptychs(
-    details: dict[int, Detail], chosen: Sequence[int], corpus: ReadsImages | None, *,
-    config: AuditConfig, quiet: bool, limits: Limits,
-) -> Iterator[tuple[int, dict[str, str]]]:  # fmt: skip
-    if corpus is None:
-        return
-
-    def draw(index: int) -> tuple[int, dict[str, str]]:
-        images = details[index].images
-        return details[index].row, triptych(corpus, images, side=config.thumbnail_side, limits=limits)
-
-    # threads, because reading and decoding release the interpreter's lock
-    workers = min(8, os.cpu_count() or 1)
-    with progress("pictures", total=len(chosen), quiet=quiet) as meter, ThreadPoolExecutor(workers) as pool:
-        for drawn in pool.map(draw, chosen):
-            yield drawn
-            meter.update()
+def _finish(draft: Report, check: PictureCheck, *, gate: Gate, source: str) -> Report:
+    """The report with what was found of its pictures, held against the gate."""
+    report = draft.model_copy(
+        update={
+            "pictures": check,
+            "notes": [*draft.notes, *in_words(check)],
+            "lists": [*draft.lists, *([check.list_file] if check.list_file else [])],
+        }
+    )
+    return report.model_copy(update={"gate": apply_gate(gate, report, source=source)})

@@ -61,6 +61,7 @@ def card(
     flagged: dict[str, NDArray[np.bool_]],
     *,
     random: bool,
+    pictured: bool,
 ) -> dict[str, Any]:
     """One record as the page's script reads it."""
     index = detail.index
@@ -96,7 +97,7 @@ def card(
         "queues": queues,
         "images": images,
         "masked": {"source", "target"} <= roles,
-        "pictured": False,
+        "pictured": pictured,
         "random": random,
     }
 

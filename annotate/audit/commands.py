@@ -19,6 +19,10 @@ def audit(
     ] = None,
     gate: Annotated[Path | None, typer.Option(help="Thresholds (TOML); exit 1 names each that is not met.")] = None,
     corpus: Annotated[str | None, typer.Option(help="The corpus's new place, if it moved.")] = None,
+    check_pictures: Annotated[
+        str | None,
+        typer.Option(help="Compare pictures with the recorded sha256: `all`, `shown`, or how many at random [1000]."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings (TOML).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, KEY=VALUE.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -33,7 +37,9 @@ def audit(
     from .build import Inputs
     from .build import audit as make_report
 
-    settings = load_config(AuditConfig, file=config, sets=set_ or ())
+    settings = load_config(
+        AuditConfig, file=config, sets=set_ or (), options={"check_pictures": _pictures_asked(check_pictures)}
+    )
     inputs = Inputs(run=run, gold=gold, against=against, gate=gate, corpus=corpus)
     report = make_report(inputs, out, config=settings, quiet=json_)
     if json_:
@@ -47,6 +53,16 @@ def audit(
             console.say(line)
     if not report.gate.passed:
         raise typer.Exit(1)
+
+
+def _pictures_asked(text: str | None) -> int | str | None:
+    from ...schema import ConfigError
+
+    if text is None or text in ("all", "shown"):
+        return text
+    if not text.isdecimal():
+        raise ConfigError(f"--check-pictures {text!r}: expected `all`, `shown`, or how many to draw at random")
+    return int(text)
 
 
 gold_app = typer.Typer(no_args_is_help=True, help="Exchange verified records with Label Studio.")

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ...schema import ConfigError, DataError, ImageRef, Run, load_taxonomy
+from ...schema import ConfigError, DataError, Run, load_taxonomy
 from ...schema.files import atomic_file, write_text
 from ...schema.report import load_report
-from ...shards.corpus import ImageRejected, open_corpus, open_image
+from ...shards import console
+from ...shards.corpus import ImageRejected, open_corpus
 from .columns import Columns, load_columns
 from .details import Detail, read_details
 from .gold import write_gold
 from .label_studio import dump_tasks, labelling_interface, make_task, read_export
-from .pictures import data_uri
+from .pictures import data_uri, thumbnail
 
 _SIDE = 768
 
@@ -92,11 +93,10 @@ def _tasks(
         for image in detail.images:
             if opened is not None:
                 try:
-                    data = opened.read_image(ImageRef(**{name: image[name] for name in ImageRef.model_fields}))
-                    picture = open_image(data, spec.limits, draft=_SIDE).image
-                except ImageRejected:
+                    picture = thumbnail(opened, image, side=_SIDE, limits=spec.limits)
+                except ImageRejected as error:
+                    console.err.print(f"row {detail.row} {image['role']} is left out: {error.reason}", markup=False)
                     continue
-                picture.thumbnail((_SIDE, _SIDE))
                 pictures[image["role"]] = data_uri(picture)
             elif images != "none":
                 pictures[image["role"]] = images + image["uri"]

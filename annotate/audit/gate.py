@@ -11,6 +11,7 @@ from ...schema.configs.audit import Gate, TagGate
 from ...schema.report import Estimate, GateCheck, GateResult, Report
 
 _UNKNOWN = Estimate(value=None, low=None, high=None, n=0)
+_HINT = "; give --gold or --against so that it can be reckoned"
 
 
 def load_gate(file: Path | None, *, taxonomy: Taxonomy, queues: list[str]) -> Gate:
@@ -47,6 +48,7 @@ def _overall(gate: Gate, report: Report) -> Iterator[GateCheck]:
     if wanted.max_duplicate_share is not None:
         repeated = report.duplicates.repeated_records
         yield _at_most("repeated records", repeated, coverage.annotated, wanted.max_duplicate_share)
+    yield from _pictures(gate, report)
     for name, limit in sorted(wanted.max_flagged_share.items()):
         queue = next((queue for queue in report.queues if queue.name == name), None)
         flagged = _plain(queue.flagged / max(queue.scored, 1), queue.scored) if queue else _UNKNOWN
@@ -63,6 +65,27 @@ def _overall(gate: Gate, report: Report) -> Iterator[GateCheck]:
             yield _at_least(name, estimate, limit, pessimistic=pessimistic)
     if wanted.max_ece is not None:
         yield _below("ECE", gold.ece if gold else _UNKNOWN, wanted.max_ece, pessimistic=pessimistic)
+
+
+def _pictures(gate: Gate, report: Report) -> Iterator[GateCheck]:
+    """A run whose pictures could not be looked at, or of which none was drawn at random, has no such figure."""
+    wanted, found = gate.overall, report.pictures
+    hint = "; give --corpus, or --check-pictures with a number or `all`, so that it can be reckoned"
+    if wanted.max_changed_pictures is not None:
+        checked = found.checked if found else 0
+        wrong = _plain(float(found.changed + found.unreadable), checked) if found and checked else _UNKNOWN
+        yield _below("changed pictures", wrong, float(wanted.max_changed_pictures), hint=hint, unit="pictures")
+    if wanted.max_changed_share is not None:
+        share = found.share if found else _UNKNOWN
+        pessimistic = gate.compare == "bound"
+        yield _below(
+            "changed pictures, share",
+            share,
+            wanted.max_changed_share,
+            pessimistic=pessimistic,
+            hint=hint,
+            unit="pictures",
+        )
 
 
 def _per_tag(gate: Gate, report: Report) -> Iterator[GateCheck]:
@@ -126,14 +149,27 @@ def _at_least(name: str, estimate: Estimate, limit: float, *, pessimistic: bool 
     return _check(name, estimate, value, limit, passed=value is not None and value >= limit, word="at least")
 
 
-def _below(name: str, estimate: Estimate, limit: float, *, pessimistic: bool = False) -> GateCheck:
+def _below(
+    name: str, estimate: Estimate, limit: float, *, pessimistic: bool = False, hint: str = _HINT, unit: str = "records"
+) -> GateCheck:
     value = estimate.high if pessimistic else estimate.value
-    return _check(name, estimate, value, limit, passed=value is not None and value <= limit, word="at most")
+    passed = value is not None and value <= limit
+    return _check(name, estimate, value, limit, passed=passed, word="at most", hint=hint, unit=unit)
 
 
-def _check(name: str, estimate: Estimate, value: float | None, limit: float, *, passed: bool, word: str) -> GateCheck:
+def _check(
+    name: str,
+    estimate: Estimate,
+    value: float | None,
+    limit: float,
+    *,
+    passed: bool,
+    word: str,
+    hint: str = _HINT,
+    unit: str = "records",
+) -> GateCheck:
     found = "is not known" if value is None else f"is {value:.4g}"
-    message = f"{name} {found} ({estimate.n} records), wanted {word} {limit:.4g}"
+    message = f"{name} {found} ({estimate.n} {unit}), wanted {word} {limit:.4g}"
     if value is None:
-        message += "; give --gold or --against so that it can be reckoned"
+        message += hint
     return GateCheck(name=name, passed=passed, value=value, threshold=limit, n=estimate.n, message=message)

@@ -271,6 +271,10 @@ def _queue_quality(matched: Matched, rankings: Sequence[Ranking], *, config: Aud
     for ranking in rankings:
         scores = ranking.scores[matched.index]
         usable = ~np.isnan(scores) & ~matched.doubtful
+        if (
+            not usable.any() or np.ptp(scores[usable]) == 0
+        ):  # nothing is ranked, and 0.5 without an interval would mislead
+            continue
         found[ranking.name] = auroc_interval(
             scores[usable], matched.mismatch[usable], draws=config.bootstrap, level=config.confidence_level,
             seed=config.seed,

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ...schema.files import write_text
-from ...schema.report import Queue
+from ...schema.files import atomic_file
+from ...schema.report import PictureFault, Queue
 from .details import Detail
 
 _LIST_CHARS = 500
@@ -29,13 +29,14 @@ def safe_cell(text: str) -> str:
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str | int | float]]) -> None:
-    """Write a CSV of safe cells atomically; numbers are written as they are."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(list(header))
-    for row in rows:
-        writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
-    write_text(path, stream.getvalue())
+    """Write a CSV of safe cells atomically, row by row; numbers are written as they are."""
+    with atomic_file(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(list(header))
+        for row in rows:
+            writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
+        text.detach()
 
 
 def write_queue(path: Path, queue: Queue, details: Mapping[int, Detail]) -> None:
@@ -59,4 +60,13 @@ def write_plan(path: Path, details: Iterable[Detail], tags: Mapping[int, list[st
             (place, detail.row, detail.id, detail.uid, ", ".join(tags[detail.row]), detail.text)
             for place, detail in enumerate(details, start=1)
         ),
+    )
+
+
+def write_faults(path: Path, faults: Iterable[PictureFault]) -> None:
+    """Export the pictures that are not the annotated ones, as they are found."""
+    write_csv(
+        path,
+        ("row", "id", "role", "uri", "member", "reason", "detail"),
+        ((f.row, f.id, f.role, f.uri, f.member or "", f.reason, f.detail) for f in faults),
     )

@@ -58,10 +58,10 @@ function shots(card, lazily) {
 }
 
 function why(card) {
-  if (QUEUE.has(view.queue)) return el("div", { class: "why" }, `#${card.queues[view.queue][0]}  `, card.queues[view.queue][2]);
-  if (card.rules.length) return el("div", { class: "why" }, "Broken rule: ", card.rules[0]);
+  if (QUEUE.has(view.queue)) return el("div", { class: "why" }, el("b", {}, `#${card.queues[view.queue][0]}`), " ", card.queues[view.queue][2]);
+  if (card.rules.length) return el("div", { class: "why" }, el("b", {}, "Broken rule: "), card.rules[0]);
   const best = Object.entries(card.queues).filter(([, q]) => q[3]).sort((a, b) => a[1][0] - b[1][0])[0];
-  return best ? el("div", { class: "why" }, QUEUE.get(best[0]).title, ": ", best[1][2]) : null;
+  return best ? el("div", { class: "why" }, el("b", {}, QUEUE.get(best[0]).title, ": "), best[1][2]) : null;
 }
 
 function drawCard(card) {

@@ -65,7 +65,7 @@ function reliabilityPlot(bins) {
   const at = (v) => pad + v * (side - pad - 10);
   const up = (v) => side - pad - v * (side - pad - 10);
   const most = Math.max(1, ...bins.map((bin) => bin.count));
-  const out = svg("svg", { class: "chart", viewBox: `0 0 ${side} ${side}`, role: "img", "aria-label": "Reliability: stated probability against observed share" });
+  const out = svg("svg", { class: "chart square", viewBox: `0 0 ${side} ${side}`, role: "img", "aria-label": "Reliability: stated probability against observed share" });
   for (const t of [0, 0.25, 0.5, 0.75, 1]) {
     out.append(svg("line", { class: "grid-line", x1: at(0), x2: at(1), y1: up(t), y2: up(t) }));
     out.append(svg("text", { x: pad - 6, y: up(t) + 4, "text-anchor": "end" }, t));

@@ -56,6 +56,7 @@ function clip(text, length) {
 const whole = (n) => n.toLocaleString("en-US");
 const percent = (x, digits = 1) => (x === null || x === undefined ? "\u2013" : (100 * x).toFixed(digits) + " %");
 const share = (n, of) => (of ? percent(n / of, n && n / of < 0.001 ? 2 : 1) : "\u2013");
+const many = (n, word) => `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
 const figure = (x, digits = 2) => (x === null || x === undefined ? "\u2013" : x.toFixed(digits));
 const between = (e) => (e.value === null ? "\u2013" : `${figure(e.value)} (${figure(e.low)}\u2013${figure(e.high)})`);
 
@@ -71,7 +72,7 @@ function table(heads, rows) {
   const cell = (name, value, numeric) => el(name, { class: numeric ? "num" : "wrap" }, value);
   const numeric = heads.map((head) => head.startsWith("#"));
   return el("div", { class: "table" }, el("table", {},
-    el("thead", {}, el("tr", {}, heads.map((head, i) => cell("th", head.replace(/^#/, ""), numeric[i])))),
+    heads.some(Boolean) && el("thead", {}, el("tr", {}, heads.map((head, i) => cell("th", head.replace(/^#/, ""), numeric[i])))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((value, i) => cell("td", value, numeric[i])))))));
 }
 

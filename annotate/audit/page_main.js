@@ -17,7 +17,7 @@ function start() {
   pill.className = "pill " + (passed ? "good" : "bad");
   pill.textContent = passed ? "gate passed" : "gate failed";
   const parts = [[summarySection(), "Summary"], [lookSection(), "Records"], [tagsSection(), "Tags"], [rulesSection(), "Rules"], [goldSection(), "Gold"], [driftSection(), "Drift"],
-    [planSection(), "Review plan"], [duplicatesSection(), "Duplicates"], [coverageSection(), "Coverage"], [gateSection(), "Gate"], [aboutSection(), "About"]].filter(([node]) => node);
+    [planSection(), "Review plan"], [duplicatesSection(), "Duplicates"], [picturesSection(), "Pictures"], [coverageSection(), "Coverage"], [gateSection(), "Gate"], [aboutSection(), "About"]].filter(([node]) => node);
   document.getElementById("main").replaceChildren(...parts.map(([node]) => node));
   document.getElementById("toc").append(...parts.map(([node, title]) => el("a", { href: "#" + node.id }, title)));
   document.querySelector("#look .filters").append(el("button", { type: "button", id: "export", onclick: exportGold }, "Export"));

@@ -30,7 +30,7 @@ function keep() {
   const kept = {};
   for (const [uid, verdict] of VERDICTS) kept[uid] = verdict;
   save(STORE, kept);
-  document.getElementById("export").textContent = `Export ${whole(VERDICTS.size)} verdicts`;
+  document.getElementById("export").textContent = `Export ${many(VERDICTS.size, "verdict")}`;
   document.getElementById("export").disabled = !VERDICTS.size;
 }
 
@@ -79,7 +79,7 @@ function exportGold() {
   const link = el("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/x-ndjson" })), download: "gold.jsonl" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  toast(`${whole(lines.length)} verdicts exported: tagmoe audit RUN --gold gold.jsonl`);
+  toast(`${many(lines.length, "verdict")} exported: tagmoe audit RUN --gold gold.jsonl`);
 }
 
 function tierBox(tier, place, card) {
@@ -114,8 +114,8 @@ function drawReview() {
       el("div", { class: "stack" },
         el("div", { class: "text", dir: "auto" }, visible(card.text)),
         card.length > card.text.length ? el("p", { class: "note" }, `${whole(card.length)} characters in all; the rest is left out here.`) : null,
-        queues.map(([name, q]) => el("div", { class: "why" }, `${QUEUE.get(name).title} (#${q[0]}): ${q[2]}`)),
-        card.rules.map((rule) => el("div", { class: "why" }, "Broken rule: ", rule)),
+        queues.map(([name, q]) => el("div", { class: "why" }, el("b", {}, `${QUEUE.get(name).title} (#${q[0]}): `), q[2])),
+        card.rules.map((rule) => el("div", { class: "why" }, el("b", {}, "Broken rule: "), rule)),
         card.warnings.length ? el("p", { class: "note" }, "Warnings: ", visible(clip(card.warnings.join(", "), 600))) : null,
         card.reasons.length ? el("details", {}, el("summary", {}, "Why the annotator says so"), el("ul", { class: "reasons" }, card.reasons.map((reason) => el("li", {}, visible(reason))))) : null,
         factList(card)),

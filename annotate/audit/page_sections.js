@@ -14,22 +14,33 @@ function tile(n, k, s, kind) {
   return el("div", { class: "tile " + (kind || "") }, el("div", { class: "n" }, n), el("div", { class: "k" }, k), s && el("div", { class: "s" }, s));
 }
 
+// Rows of equal length: 9 tiles stand as 5 and 4, not as 7 and 2.
+function tiles(...found) {
+  const shown = found.filter(Boolean);
+  const box = el("div", { class: "tiles" }, shown);
+  box.style.setProperty("--tiles", Math.ceil(shown.length / Math.ceil(shown.length / 7)));
+  return box;
+}
+
 function summarySection() {
   const c = REPORT.coverage;
   const errors = REPORT.violations.filter((v) => v.severity === "error").reduce((n, v) => n + v.count, 0);
   const flagged = REPORT.queues.filter((q) => q.flagged && q.name !== "uncertain").sort((a, b) => b.flagged - a.flagged);
   const g = REPORT.gold;
+  const pictures = REPORT.pictures;
   const first = flagged.length
     ? "Look first at " + flagged.slice(0, 3).map((q) => `${whole(q.flagged)} \u00d7 ${q.title.toLowerCase()}`).join(", ") + "."
     : "No queue flagged a record.";
   const lead = `${whole(c.annotated)} of ${whole(c.rows)} records carry tags by ${REPORT.annotator}. ${first}`;
   return section("summary", "How far can these tags be trusted?", lead,
     REPORT.notes.map((note) => el("p", { class: "alert" }, visible(note))),
-    el("div", { class: "tiles" },
+    tiles(
       tile(whole(c.annotated), "annotated", share(c.annotated, c.rows) + " of the corpus"),
       tile(whole(c.rejected), "rejected", c.rejects.length ? c.rejects[0].reason.replaceAll("_", " ") + " leads" : "nothing failed", c.rejected ? "" : "good"),
       tile(whole(errors), "broken rules", "of taxonomy " + REPORT.taxonomy, errors ? "bad" : "good"),
       tile(whole(REPORT.distinct_combinations), "distinct tag sets", whole(REPORT.tags.filter((t) => t.count).length) + " of " + REPORT.tags.length + " tags in use"),
+      pictures && pictures.changed + pictures.unreadable
+        ? tile(whole(pictures.changed + pictures.unreadable), "changed pictures", `of ${whole(pictures.checked)} checked`, "bad") : null,
       tile(whole(c.with_evidence), "measured pairs", share(c.with_evidence, c.annotated) + " have both pictures"),
       g ? tile(figure(g.macro_f1.value), "macro F1 on gold", `${figure(g.macro_f1.low)}\u2013${figure(g.macro_f1.high)}, ${whole(g.records)} records`)
         : tile("\u2013", "F1 on gold", "review records below to find out"),
@@ -82,7 +93,7 @@ function goldSection() {
     ranged(t.precision), ranged(t.recall), ranged(t.f1)]);
   const found = Object.entries(g.queues).map(([name, e]) => [REPORT.queues.find((q) => q.name === name)?.title || name, ranged(e)]);
   return section("gold", "Against verified records", `${whole(g.records)} records of ${clip(g.source, 60)}; tags that reviewers disputed are left out. Intervals hold the true figure ${percent(REPORT.config.confidence_level, 0)} of the time.`,
-    el("div", { class: "tiles" },
+    tiles(
       tile(figure(g.scope_accuracy.value), "scope accuracy", between(g.scope_accuracy)), tile(figure(g.exact_match.value), "whole tag set right", between(g.exact_match)),
       tile(figure(g.micro_f1.value), "micro F1", between(g.micro_f1)), tile(figure(g.macro_f1.value), "macro F1", between(g.macro_f1)),
       g.unmatched ? tile(whole(g.unmatched), "gold records not in this run") : null),
@@ -94,8 +105,9 @@ function goldSection() {
 
 function planSection() {
   const p = REPORT.sampling;
+  const left = p.distinct ? `${many(p.distinct, "distinct record")} ${p.distinct === 1 ? "remains" : "remain"} to be looked at; one record serves all its tags. They are listed, in order, in ${p.list_file}.` : "nothing remains to be looked at.";
   const rows = p.strata.filter((s) => s.population).map((s) => [s.name, whole(s.population), whole(s.verified), whole(s.needed), whole(s.remaining)]);
-  return section("plan", "What to review", `To know the share of right answers to \u00b1${percent(p.half_width, 0)} per tag, ${whole(p.distinct)} distinct records remain to be looked at; one record serves all its tags. They are listed, in order, in ${p.list_file}.`,
+  return section("plan", "What to review", `To know the share of right answers to \u00b1${percent(p.half_width, 0)} per tag, ${left}`,
     panel(null, table(["tag", "#records", "#verified", "#to see in all", "#remaining"], rows)));
 }
 
@@ -110,6 +122,22 @@ function duplicatesSection() {
       block(`${whole(d.shared_source_groups)} shared sources`, "Usual in edit data; such records belong into one split.", d.shared_source.length, d.shared_source),
       Object.keys(d.splits).length ? block(`${whole(d.leak_groups)} pictures in several splits`, "Leakage: what is trained on is also tested on.", d.leaks.length, d.leaks)
         : panel("Leakage", el("p", { class: "note" }, "The corpus states no splits."))));
+}
+
+function picturesSection() {
+  const p = REPORT.pictures;
+  if (!p || !p.recorded) return null;
+  const bad = p.changed + p.unreadable;
+  const lead = !p.checked ? `None of ${whole(p.recorded)} pictures could be read again: give the corpus's place with --corpus.`
+    : `${whole(p.checked)} of ${whole(p.recorded)} pictures were read again and compared with what was annotated, byte for byte (sha256). ` +
+      (bad ? `${whole(p.changed)} changed, ${whole(p.unreadable)} cannot be read.` : "All are the same.");
+  const complete = p.checked === p.recorded;
+  const told = p.share.value === null || complete ? null
+    : el("p", { class: "note" }, `Of all pictures, ${percent(p.share.value, 1)} [${percent(p.share.low, 1)}, ${percent(p.share.high, 1)}] are not the annotated ones, reckoned from ${whole(p.share.n)} drawn at random. To look at every one: `, el("code", {}, "tagmoe audit RUN --check-pictures all"));
+  const rows = p.faults.slice(0, 40).map((f) => [record(f), f.role, el("b", {}, f.reason.replaceAll("_", " ")), el("code", {}, visible(clip(f.member ? f.uri + " : " + f.member : f.uri, 120)))]);
+  return section("pictures", "Pictures", lead, told,
+    bad ? panel(`Not what was annotated: ${whole(bad)}`, table(["record", "role", "why", "file"], rows),
+      el("p", { class: "note" }, rows.length < bad ? `The first ${whole(rows.length)}; every one is in ` : "All are also in ", el("a", { href: encodeURI(p.list_file) }, p.list_file), ".")) : null);
 }
 
 function coverageSection() {

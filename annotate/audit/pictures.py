@@ -5,15 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ...schema import ImageRef, Limits
+from ...shards.console import progress
 from ...shards.corpus.decode import open_image
 from ...shards.corpus.rejected import ImageRejected
 from ..evidence import change_mask
+from .details import Detail
 
 _QUALITY = 72
 _MARK = (226, 54, 70)
@@ -45,7 +50,7 @@ def triptych(corpus: ReadsImages, images: list[dict[str, Any]], *, side: int, li
         if role not in _SHOWN_ROLES:
             continue
         try:
-            pixels[role] = _read(corpus, image, side=side, limits=limits)
+            pixels[role] = thumbnail(corpus, image, side=side, limits=limits)
         except ImageRejected as error:
             shown[role] = f"{error.reason}: {error.detail}"
         else:
@@ -55,13 +60,54 @@ def triptych(corpus: ReadsImages, images: list[dict[str, Any]], *, side: int, li
     return shown
 
 
-def _read(corpus: ReadsImages, image: dict[str, Any], *, side: int, limits: Limits) -> Image.Image:
+def read_recorded(corpus: ReadsImages, image: dict[str, Any]) -> bytes:
+    """Bytes of the picture that a row of the `images` column describes.
+
+    Raises:
+        ImageRejected: it cannot be read, or its bytes are not the ones that were annotated (`image_changed`).
+    """
     data = corpus.read_image(ImageRef(**{name: image[name] for name in ImageRef.model_fields}))
     if hashlib.sha256(data).hexdigest() != image["sha256"]:
         raise ImageRejected("read", "image_changed", "the file is not the one that was annotated")
-    picture = open_image(data, limits, draft=side).image
+    return data
+
+
+def thumbnail(corpus: ReadsImages, image: dict[str, Any], *, side: int, limits: Limits) -> Image.Image:
+    """The picture that was annotated, made small.
+
+    Raises:
+        ImageRejected: as `read_recorded`, or it cannot be decoded within `limits`.
+    """
+    picture = open_image(read_recorded(corpus, image), limits, draft=side).image
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     return picture
+
+
+def triptychs(
+    corpus: ReadsImages | None, details: Sequence[Detail], *, side: int, limits: Limits, quiet: bool
+) -> list[tuple[int, dict[str, str]]]:
+    """(row, triptych) of each record; nothing without a corpus."""
+    if corpus is None:
+        return []
+    # threads, because reading and decoding release the interpreter's lock
+    workers = min(8, os.cpu_count() or 1)
+    shown: list[tuple[int, dict[str, str]]] = []
+    with progress("pictures", total=len(details), quiet=quiet) as meter, ThreadPoolExecutor(workers) as pool:
+        drawn = pool.map(lambda detail: triptych(corpus, detail.images, side=side, limits=limits), details)
+        for detail, pictures in zip(details, drawn, strict=True):
+            shown.append((detail.row, pictures))
+            meter.update()
+    return shown
+
+
+def seen(shown: Iterable[tuple[int, dict[str, str]]]) -> dict[tuple[int, str], str]:
+    """What drawing triptychs said about the pictures themselves: (row, role) -> "" or why it is not shown."""
+    return {
+        (row, role): "" if value.startswith("data:") else value
+        for row, pictures in shown
+        for role, value in pictures.items()
+        if role != "mask"
+    }
 
 
 def overlay(source: Image.Image, target: Image.Image) -> Image.Image:

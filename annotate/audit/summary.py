@@ -31,6 +31,9 @@ def as_lines(report: Report, out: Path) -> Iterator[str]:
         d = report.drift
         alpha = "unknown" if d.mean_alpha is None else f"{d.mean_alpha:.3f}"
         yield f"  against {d.source}: {d.changed} of {d.matched} tag sets differ, mean alpha {alpha}"
+    if report.pictures:
+        p = report.pictures
+        yield f"  {p.checked} of {p.recorded} pictures checked: {p.changed} changed, {p.unreadable} unreadable"
     yield from (f"  note: {note}" for note in report.notes)
     yield f"  to review for +-{report.sampling.half_width:.0%} per tag: {report.sampling.distinct} records"
     yield f"gate ({report.gate.source}): {'passed' if report.gate.passed else 'FAILED'}"
@@ -46,7 +49,7 @@ def _words(estimate: Estimate) -> str:
 
 def as_json(report: Report, out: Path) -> JsonValue:
     """The summary for machines; report.json holds everything."""
-    gold = report.gold
+    gold, pictures = report.gold, report.pictures
     return {
         "report": str(out / "report.json"),
         "page": str(out / "report.html"),
@@ -56,6 +59,7 @@ def as_json(report: Report, out: Path) -> JsonValue:
         "rejected": report.coverage.rejected,
         "rule_errors": sum(rule.count for rule in report.violations if rule.severity == "error"),
         "flagged": {queue.name: queue.flagged for queue in report.queues},
+        "pictures": pictures.model_dump(include={"recorded", "checked", "changed", "unreadable"}) if pictures else None,
         "scope_accuracy": gold.scope_accuracy.value if gold else None,
         "macro_f1": gold.macro_f1.value if gold else None,
         "mean_alpha": report.drift.mean_alpha if report.drift else None,

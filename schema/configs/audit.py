@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,9 @@ class AuditConfig(Config):
     """Of these, records shown with pictures."""
     thumbnail_side: int = Field(default=288, ge=64, le=1024)
     """Pixels of a thumbnail's longer side."""
+    check_pictures: Literal["all", "shown"] | Annotated[int, Field(ge=0)] = 1000
+    """Pictures to read again and compare with the recorded sha256: every one, only those that the page shows, or those
+    and this many drawn at random."""
     second_readings: int = Field(default=40_000, ge=0, le=10_000_000)
     """Records that the embedded annotator reads again; of a larger run the most surprising ones and a random draw."""
     half_width: float = Field(default=0.05, gt=0.001, lt=0.5)
@@ -66,6 +69,10 @@ class OverallGate(Config):
     """Groups of near-identical pictures that occur in several splits."""
     max_duplicate_share: float | None = Field(default=None, ge=0, le=1)
     """Records that repeat another one."""
+    max_changed_pictures: int | None = Field(default=None, ge=0)
+    """Checked pictures that are not the annotated ones or cannot be read any more."""
+    max_changed_share: float | None = Field(default=None, ge=0, le=1)
+    """The same as a share of all pictures, reckoned from the random draw; with `bound`, the upper end of its interval."""
     max_flagged_share: dict[str, float] = {}
     """Queue name -> largest share of the records it scored that it may flag."""
     min_macro_f1: float | None = Field(default=None, ge=0, le=1)

@@ -79,6 +79,7 @@ def test_the_page_loads_from_a_file_without_error_or_request(page: Browser, fold
         "drift",
         "plan",
         "duplicates",
+        "pictures",
         "coverage",
         "gate",
         "about",
@@ -189,7 +190,7 @@ def test_verdicts_survive_a_reload_and_can_be_taken_back(page: Browser, folder: 
     page.press("r")
     page.press("Enter")
     page.open(folder / "report/report.html")
-    assert text(page, "#export") == "Export 1 verdicts"
+    assert text(page, "#export") == "Export 1 verdict"
     page.run("show({ open: true })")
     assert len(shown_rows(page)) == 7
     page.run("show({ open: false })")
