@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import resource
 import shutil
 import sys
@@ -28,25 +27,39 @@ from tagmoe.shards.indexmap import build_map
 from tagmoe.shards.layout import index_name
 from tagmoe.shards.manifest import save_snapshot
 
+_DEMO = Path(__file__).parent.parent / "examples" / "demo-corpus"
+
 
 def small(count: int) -> list[Rec]:
-    """Edits with two JPEGs of about 2 KB."""
-    rng = np.random.default_rng(0)
-    return [Rec(f"s{i}", "edit", {"source": _tiny(rng), "target": _tiny(rng)}) for i in range(count)]
+    """Edits with two JPEGs of 64 x 64 and about 2 KB, cut out of the real pictures of the demo corpus."""
+    return _edits(count, size=(64, 64), quality=90, seed=0)
 
 
 def real_size(count: int) -> list[Rec]:
-    """Edits with two JPEGs of 1024 x 768 and about 200 KB: 16 pictures, each file made distinct by a comment."""
-    rng = np.random.default_rng(1)
-    base = [_photo(rng) for _ in range(16)]
+    """Edits with two JPEGs of 1024 x 768 and about 200 KB, cut out of the real pictures of the demo corpus."""
+    return _edits(count, size=(1024, 768), quality=95, seed=1)
+
+
+def _edits(count: int, *, size: tuple[int, int], quality: int, seed: int) -> list[Rec]:
+    rng = np.random.default_rng(seed)
+    pictures = [Image.open(path).convert("RGB") for path in sorted(_DEMO.rglob("*.jpg"))]
     return [
-        Rec(
-            f"p{i}",
-            "edit",
-            {"source": _comment(base[i % 16], 2 * i), "target": _comment(base[(i + 7) % 16], 2 * i + 1)},
-        )
+        Rec(f"s{i}", "edit", {role: _cut(rng, pictures, size, quality) for role in ("source", "target")})
         for i in range(count)
     ]
+
+
+def _cut(rng: np.random.Generator, pictures: list[Image.Image], size: tuple[int, int], quality: int) -> bytes:
+    """A random part of a random picture, more than half as wide, at `size`; no two are alike."""
+    picture = pictures[rng.integers(len(pictures))]
+    ratio = size[1] / size[0]
+    largest = min(picture.width, picture.height / ratio)
+    width = largest * rng.uniform(0.5, 1)
+    left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - width * ratio)
+    out = io.BytesIO()
+    box = (left, top, left + width, top + width * ratio)
+    picture.resize(size, Image.Resampling.BICUBIC, box=box).save(out, "JPEG", quality=quality)
+    return out.getvalue()
 
 
 def run_of(folder: Path, records: Callable[[], list[Rec]]) -> Run:
@@ -152,24 +165,3 @@ def interleaved(contenders: dict[str, Callable[[], int]], *, rounds: int) -> dic
             best[name]["per_second"] = max(best[name]["per_second"], items / clock.wall)
             best[name]["per_cpu_second"] = max(best[name]["per_cpu_second"], rate)
     return {name: {**rates, "worst_per_cpu_second": slowest[name], "rounds": rounds} for name, rates in best.items()}
-
-
-def _tiny(rng: np.random.Generator) -> bytes:
-    return _jpeg(Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)).resize((64, 64)), 90)
-
-
-def _photo(rng: np.random.Generator) -> bytes:
-    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((1024, 768))
-    grain = rng.normal(0, 9, (768, 1024, 3))
-    return _jpeg(Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)), 85)
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality)
-    return out.getvalue()
-
-
-def _comment(data: bytes, number: int) -> bytes:
-    text = json.dumps({"n": number}).encode()
-    return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + data[2:]

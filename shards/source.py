@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..schema import DataError
 from ..schema.shards import Snapshot
+from .descriptors import Descriptor
 from .layout import tar_path
 from .tars import BadSpan
 
@@ -52,26 +53,12 @@ def checked(data: bytes, *, crc32: int) -> bytes:
     return data
 
 
-class _File:
-    """An open file that closes when its last user lets go of it."""
-
-    __slots__ = ("descriptor",)
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
 class LocalSource:
     """A folder. Reads with pread: a file that was cut short while mapped would kill the process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, Descriptor] = {}
         self._lock = threading.Lock()
 
     def pin(self, snapshot: Snapshot) -> None:
@@ -81,16 +68,16 @@ class LocalSource:
         """See ShardSource."""
         file = self._files.get(shard) or self._open(shard)
         try:
-            data = os.pread(file.descriptor, size, offset)
+            data = os.pread(file.number, size, offset)
         except OSError as error:
             raise BadSpan(f"{shard}.tar cannot be read at byte {offset}: {error.strerror}") from error
         if len(data) != size:
             raise BadSpan(f"{shard}.tar ends at byte {offset + len(data)}, the index says {offset + size}")
         return checked(data, crc32=crc32)
 
-    def _open(self, shard: str) -> _File:
+    def _open(self, shard: str) -> Descriptor:
         try:
-            file = _File(tar_path(self.root, shard))
+            file = Descriptor(tar_path(self.root, shard), os.O_RDONLY)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):
                 raise BadSpan(f"{shard}.tar cannot be opened: {error.strerror}") from error

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ...schema import DataError, StoppedError
+from .folders import Folders
 from .paths import safe_relative
 from .rejected import ImageRejected
 
+_PIECE = 1 << 24
 _HERE = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN}
 """Faults of this machine or the network, not of the file: they never become rejects."""
 
@@ -59,6 +61,7 @@ class LocalStore:
 
     def __init__(self, folder: Path, *, named: str | None = None) -> None:
         self._root = folder.resolve()
+        self._folders = Folders(self._root)
         self._named = named
 
     @property
@@ -89,7 +92,9 @@ class LocalStore:
     def open(self, path: str) -> BinaryIO:
         """See `Store`."""
         try:
-            return (self._root / path).open("rb") if path == self._named else self._open_inside(path)
+            if path == self._named:
+                return (self._root / path).open("rb")
+            return os.fdopen(self._open_inside(path)[0], "rb")
         except ImageRejected as error:
             raise DataError(f"{self._root}: {error.detail}. Copy the corpus with its links followed") from error
         except OSError as error:
@@ -104,28 +109,54 @@ class LocalStore:
     def read_image(self, path: str, *, limit: int) -> bytes:
         """See `Store`."""
         try:
-            with self._open_inside(path) as stream:
-                size = os.fstat(stream.fileno()).st_size
+            descriptor, size = self._open_inside(path)
+            try:
                 if size > limit:
                     raise too_large(path, size, limit)
-                return stream.read(limit)
+                return _read_all(descriptor, path, size=size, limit=limit)
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ImageRejected("read", "missing_image", f"{path!r} does not exist") from error
         except OSError as error:
             stop_if_here(error, path)
             raise ImageRejected("read", "unreadable_file", f"{path!r}: {error.strerror}") from error
 
-    def _open_inside(self, path: str) -> BinaryIO:
+    def _open_inside(self, path: str) -> tuple[int, int]:
+        """Descriptor, for the caller to close, and size of a regular file below the root."""
+        plain = safe_relative(path)
+        try:
+            descriptor = self._folders.open(plain)
+        except OSError:
+            descriptor = self._follow(plain, path)
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            raise ImageRejected("read", "unreadable_file", f"{path!r} is not a regular file")
+        return descriptor, facts.st_size
+
+    def _follow(self, plain: str, path: str) -> int:
+        """Descriptor of a file that a link inside the root may lead to."""
         # Not Path.resolve(): it raises RuntimeError on a loop of links, while opening the path is a plain OSError.
-        real = Path(os.path.realpath(self._root / safe_relative(path)))
+        real = Path(os.path.realpath(self._root / plain))
         if not real.is_relative_to(self._root):
             raise ImageRejected("read", "path_outside_root", f"{path!r} is a link that leaves the corpus folder")
         # NOFOLLOW: a link swapped in after realpath() is not followed. NONBLOCK: a named pipe does not hang us.
-        stream = os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            stream.close()
-            raise ImageRejected("read", "unreadable_file", f"{path!r} is not a regular file")
-        return stream
+        return os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _read_all(descriptor: int, path: str, *, size: int, limit: int) -> bytes:
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    # It grew or shrank since its size was read, or came in part: on to its end, whatever that is by now.
+    pieces, count = [data], len(data)
+    while (data := os.read(descriptor, _PIECE)) and count <= limit:
+        pieces.append(data)
+        count += len(data)
+    if count > limit:
+        raise too_large(path, count, limit)
+    return b"".join(pieces)
 
 
 def _cannot_list(error: OSError) -> None:
