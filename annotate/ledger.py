@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from ..schema import Annotation, DataError, Pair, Reject
-from ..schema.arrow import dump_json
 from ..schema.files import explain, sync_folder
 from .base import Failure, Labels, Provenance
 
 T = TypeVar("T")
 Reply = Labels | Failure
-REPLIES: TypeAdapter[Reply] = TypeAdapter(Labels | Failure)
-RECORDS: TypeAdapter[Annotation | Reject] = TypeAdapter(Annotation | Reject)
+
+
+class Entry(TypedDict, Generic[T]):
+    """One line's JSON."""
+
+    key: str
+    value: T
+
+
+_FIRST = Field(union_mode="left_to_right")  # several times as fast as weighing both
+REPLIES: TypeAdapter[Entry[Reply]] = TypeAdapter(Entry[Annotated[Labels | Failure, _FIRST]])
+RECORDS: TypeAdapter[Entry[Annotation | Reject]] = TypeAdapter(Entry[Annotated[Annotation | Reject, _FIRST]])
 
 _BUFFER = 1 << 20
 _GROUP_ENTRIES = 100
@@ -56,12 +65,12 @@ def content_key(pair: Pair, image_hashes: dict[str, str], provenance: Provenance
 class Ledger(Generic[T]):
     """Entries of one part in progress. Values stay on disk: memory holds a key and a place for each."""
 
-    def __init__(self, path: Path, kind: TypeAdapter[T]) -> None:
+    def __init__(self, path: Path, kind: TypeAdapter[Entry[T]]) -> None:
         """Open or create `path`, dropping a damaged tail.
 
         Args:
             path: the log.
-            kind: what an entry's value is: REPLIES or RECORDS.
+            kind: what the values are: REPLIES or RECORDS.
 
         Raises:
             StoppedError: the disk is full or not writable.
@@ -112,7 +121,7 @@ class Ledger(Generic[T]):
 
     def append(self, key: str, value: T) -> None:
         """Log a value; it is durable after `commit`, which is due after 100 entries or a second."""
-        body = dump_json({"key": key, "value": self._kind.dump_python(value, mode="json")}).encode()
+        body = self._kind.dump_json({"key": key, "value": value})
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         self._unwritten.append(line)
         self._pending[key] = value
@@ -153,30 +162,29 @@ class Ledger(Generic[T]):
             entry = self._parse(line)
             if entry is None:
                 break
-            self._places[entry[0]] = (self._end, len(line))
+            self._places[entry["key"]] = (self._end, len(line))
             self._end += len(line)
         reader.detach()  # or its end would close the stream
 
-    def _parse(self, line: bytes) -> tuple[str, T] | None:
-        """Key and value of a line; None if it is torn or damaged."""
+    def _parse(self, line: bytes) -> Entry[T] | None:
+        """What a line holds; None if it is torn or damaged."""
         crc, space, body = line.rstrip(b"\n").partition(b" ")
         if not line.endswith(b"\n") or not space or crc != b"%08x" % zlib.crc32(body):
             return None
         try:
-            entry = json.loads(body)
-            return entry["key"], self._kind.validate_python(entry["value"])
-        except (ValueError, KeyError, TypeError):
+            return self._kind.validate_json(body)
+        except ValidationError:
             return None
 
     def _value(self, key: str, place: tuple[int, int]) -> T:
         offset, length = place
         entry = self._parse(os.pread(self._stream.fileno(), length, offset))
-        if entry is None or entry[0] != key:
+        if entry is None or entry["key"] != key:
             raise DataError(
                 f"{self.path}: the entry {key!r} at byte {offset} is damaged, though it was whole when the log was "
                 "opened: run the same command again, the part goes on before it"
             )
-        return entry[1]
+        return entry["value"]
 
     def remove(self) -> None:
         """Delete the log once its part is durable."""

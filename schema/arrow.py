@@ -14,7 +14,7 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from .errors import DataError
 from .evidence import Evidence
@@ -161,13 +161,24 @@ def read_rejects(path: Path) -> Iterator[Reject]:
 
 
 def annotation_from_row(row: dict[str, object]) -> Annotation:
-    """An Annotation from one row of the ANNOTATIONS schema."""
+    """An Annotation from one row of the ANNOTATIONS schema.
+
+    Raises:
+        DataError: a value that the record does not allow.
+    """
     known = {**row, "extra": json.loads(cast("str", row["extra"]))}
     evidence = known.get("evidence")
     if isinstance(evidence, dict):
         fields = cast("dict[str, object]", evidence)
         known["evidence"] = {name: value for name, value in fields.items() if name in Evidence.model_fields}
-    return Annotation.model_validate(known)
+    try:
+        return Annotation.model_validate(known)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise DataError(
+            f"row {row.get('row')} of a part is no annotation of this version: {'.'.join(map(str, fault['loc']))}: "
+            f"{fault['msg']}. Annotate into a new --out"
+        ) from error
 
 
 def hash_parts(hashes: Iterable[str]) -> str:

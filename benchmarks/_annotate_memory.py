@@ -1,0 +1,46 @@
+"""Peak memory of `tagmoe annotate` against corpus size."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+from _annotate_stub import Stub, annotate_config, make_corpus, workspace
+from _machine import machine, save
+
+
+def bench_memory(sizes: list[int], *, pictures: bool) -> None:
+    """Peak memory of one process that annotates corpora of growing size; each size in its own process."""
+    context = multiprocessing.get_context("spawn")
+    found = []
+    for size in sizes:
+        answers = context.Queue()
+        process = context.Process(target=_memory_of, args=(size, pictures, answers))
+        process.start()
+        found.append(answers.get(timeout=3600))
+        process.join()
+    result = {"machine": machine("tagmoe", "openai"), "pictures": pictures, "runs": found}
+    rows = [f"| {run['records']:,} | {run['peak_mib']} | {run['seconds']} |" for run in found]
+    table = ["| records | peak MiB of the main process | seconds |", "|---|---|---|", *rows]
+    what = "two 64 px JPEGs a record" if pictures else "records without pictures"
+    note = "A part of 16,384 rows is held until it is written: memory grows within the first part and not after it. "
+    summary = [f"### annotate: memory against corpus size (server, {what})", "", *table, ""]
+    command = f"Command: `python benchmarks/annotate.py memory{'' if pictures else ' --text-only'}`."
+    name = "annotate_memory" if pictures else "annotate_memory_text"
+    save(name, result, summary="\n".join([*summary, note + command]))
+
+
+def _memory_of(size: int, pictures: bool, answers: Any) -> None:
+    from tagmoe.annotate.runner import annotate
+
+    with workspace() as folder:
+        corpus = make_corpus(folder / "corpus", records=size, side=64, pictures=pictures)
+        stub = Stub(0.0)
+        started = time.perf_counter()
+        annotate(annotate_config(corpus, url=stub.url, concurrency=16), out=folder / "run", quiet=True)
+        seconds = round(time.perf_counter() - started, 1)
+        stub.stop()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    answers.put({"records": size, "peak_mib": peak, "seconds": seconds})
