@@ -113,17 +113,32 @@ def merge(
 
 
 def fit_local(
-    corpora: Annotated[Path, typer.Argument(help="Folder of labelled corpora (manifest.jsonl + label_map.json each).")],
+    corpora: Annotated[
+        Path | None, typer.Argument(help="Folder of labelled corpora (manifest.jsonl + label_map.json each).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the weights go; default: the package's own.")] = None,
+    gold: Annotated[
+        list[Path] | None, typer.Option(help="Verdicts from review (gold JSONL) to learn from; repeatable.")
+    ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Run that the gold is about, for its pixel evidence; repeatable.")
+    ] = None,
+    gold_weight: Annotated[
+        float | None, typer.Option(min=0.1, max=100, help="Composed examples a verdict weighs as much as; default 8.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Train the local annotator again; the same input gives the same bytes. Needs the extra `fit`.
 
-    Example: tagmoe fit-local corpora --out weights.npz
+    Without corpora, pixel model and calibration start from the shipped weights.
+
+    Example: tagmoe fit-local --gold verdicts.jsonl --run runs/my-corpus --out weights.npz
+
+    Then: tagmoe annotate my-corpus --out runs/again --weights weights.npz
     """
     from .local.fit import fit_command
 
-    fit_command(corpora, out=out, json=json_)
+    fit_command(corpora, out=out, gold=gold or [], runs=run or [], weight=gold_weight, json=json_)
 
 
 def parse_partition(text: str | None) -> tuple[int, int] | None:

@@ -145,7 +145,7 @@ def score_gold(root: Path) -> dict[str, object]:
         "text_only_uncalibrated": [text_only] * len(judged),
         "cross_fitted": [fitted[i % FOLDS] for i in range(len(judged))],
     }
-    texts = [str(item.record["instruction"]) for item in gold]
+    texts = [item.text for item in gold]
     return {name: _gold_figures(annotator, judged, calibrations, texts) for name, calibrations in variants.items()}
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tagmoe.annotate.local import LocalAnnotator
+from tagmoe.annotate.local.annotator import shipped_weights
 from tagmoe.annotate.local.compose import several, singles
 from tagmoe.annotate.local.corpora import read_gold, read_lists
-from tagmoe.annotate.local.fit import Recipe, fit, quantise
+from tagmoe.annotate.local.decide import choose
+from tagmoe.annotate.local.fit import Recipe, fit, fit_command, quantise
 from tagmoe.annotate.local.grammar import parse, phrasebook
 from tagmoe.annotate.local.intents import KEEPS, SCOPES, TYPES, combined_scope, intents
+from tagmoe.annotate.local.known import Known, examples, read_verdicts
 from tagmoe.annotate.local.model import load
-from tagmoe.schema import ConfigError
+from tagmoe.annotate.runner import annotate
+from tagmoe.cli import app
+from tagmoe.schema import ConfigError, CorpusSpec, DataError, Run
+from tagmoe.schema.configs.annotate import AnnotateConfig
+from typer.testing import CliRunner
 
 SMALL = Recipe(english=6, chinese=2, english_several=40, chinese_several=12, steps=8)
 
@@ -109,8 +117,8 @@ def test_equal_input_gives_equal_bytes_and_other_input_does_not(corpora: Path, t
 def test_sets_with_gold_are_never_learned_from(corpora: Path) -> None:
     assert {example.group for example in read_lists(corpora)} == {"colors", "mixed"}
     (gold,) = read_gold(corpora)
-    assert gold.record["instruction"] == "remove the cat"
-    assert gold.evidence() is not None
+    assert gold.text == "remove the cat"
+    assert gold.evidence is not None
 
 
 def test_labels_that_allow_several_tags_keep_them_open(corpora: Path) -> None:
@@ -177,3 +185,86 @@ def test_quantised_weights_are_close() -> None:
     back = codes.astype(np.float32) * np.abs(codes.astype(np.float32)) * scale / 127**2
     assert codes.dtype == np.int8
     assert np.abs(back - weights).max() <= scale.max() * 0.01
+
+
+def verdict(text: str, tags: list[str], number: int, **more: object) -> str:
+    record = {"set": "mine", "id": f"v{number}", "task": "edit", "instruction": text, "tags": tags, **more}
+    return json.dumps(record) + "\n"
+
+
+STYLE = ["global editing", "style transfer", "structure preservation", "identity preservation"]
+
+
+def write_verdicts(path: Path, **more: object) -> Path:
+    things = ("car", "door", "vase", "lamp", "photo of a church", "dog", "kitchen", "bridge", "cup")
+    path.write_text("".join(verdict(f"glimmerize the {thing}", STYLE, i, **more) for i, thing in enumerate(things)))
+    return path
+
+
+def answer(weights: Path, text: str) -> set[str]:
+    annotator = LocalAnnotator(weights=weights)
+    chances = annotator.opinion(text, task="edit").calibrated
+    return set(annotator.taxonomy.names(choose(chances, taxonomy=annotator.taxonomy, task="edit")[0]))
+
+
+def test_verdicts_change_the_answer_to_their_phrase_and_to_no_other(corpora: Path, tmp_path: Path) -> None:
+    plain, taught = tmp_path / "plain.npz", tmp_path / "taught.npz"
+    fit(corpora, out=plain, recipe=SMALL)
+    report = fit(corpora, out=taught, recipe=SMALL, verdicts=read_verdicts([write_verdicts(tmp_path / "gold.jsonl")]))
+    assert not {"global editing", "style transfer"} <= answer(plain, "glimmerize the chair")
+    assert set(STYLE) <= answer(taught, "glimmerize the chair")
+    for text in ("remove the dog", "replace the background with a beach", "change the car to red"):
+        assert answer(taught, text) == answer(plain, text)
+    assert report.verdicts is not None
+    assert report.verdicts.records == 9
+    assert (report.verdicts.with_others.scope_accuracy or 0) > (report.verdicts.without.scope_accuracy or 0)
+    again = fit(corpora, out=tmp_path / "b.npz", recipe=SMALL, verdicts=read_verdicts([tmp_path / "gold.jsonl"]))
+    assert again.sha256 == report.sha256
+    assert LocalAnnotator(weights=taught).provenance != LocalAnnotator(weights=plain).provenance
+
+
+def test_disputed_tags_teach_neither_way() -> None:
+    known = Known("k", "spin the wheel", "edit", 0, frozenset({"local editing", "pose editing"}), frozenset(TYPES[:1]))
+    (example,) = examples([known], group="verdicts", weight=2.0)
+    assert example.types[0] is None
+    assert example.types[TYPES.index("pose editing")] == 1.0
+    assert example.weight == 2.0
+    unsure = Known("k", "spin the wheel", "edit", 0, frozenset(), frozenset({"local editing"}))
+    assert examples([unsure], group="verdicts", weight=1.0)[0].scope is None
+
+
+def test_a_run_supplies_what_gold_leaves_out(corpora: Path, tmp_path: Path) -> None:
+    spec = CorpusSpec(uri=str(corpora / "held"))
+    annotate(AnnotateConfig(corpus=spec, workers=1), out=tmp_path / "run", quiet=True)
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(json.dumps({"set": "held", "id": "held-0", "tags": ["local editing", "object editing"]}))
+    with pytest.raises(DataError, match="give their run with --run"):
+        read_verdicts([gold])
+    (record,) = read_verdicts([gold], runs=[tmp_path / "run"]).records
+    assert (record.text, record.task, record.references) == ("remove the cat", "edit", 0)
+    assert record.evidence is not None
+    assert record.evidence.residual == 0
+
+
+def test_gold_with_foreign_tags_is_refused(tmp_path: Path) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(verdict("remove the cat", ["local editing", "sparkle editing"], 0))
+    with pytest.raises(ConfigError, match="sparkle editing"):
+        read_verdicts([gold])
+
+
+def test_the_command_learns_from_gold_alone_and_annotate_uses_it(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, gold = tmp_path / "mine.npz", write_verdicts(tmp_path / "gold.jsonl")
+    with pytest.raises(ConfigError, match="--gold needs --out"):
+        fit_command(None, gold=[gold])
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        fit_command(None)
+    fit_command(None, out=out, gold=[gold], weight=6, recipe=SMALL)
+    assert "9 verdicts, each with the weight of 6 composed examples" in capsys.readouterr().out
+    assert load(out).pixel_FO.tolist() == load(shipped_weights()).pixel_FO.tolist()
+    command = ["annotate", str(corpora / "held"), "--out", str(tmp_path / "run"), "--weights", str(out), "--json"]
+    assert CliRunner().invoke(app, [*command, "--workers", "1"], catch_exceptions=False).exit_code == 0
+    (row,) = Run.open(tmp_path / "run").annotations()
+    assert row.model_revision == sha256(out.read_bytes()).hexdigest()[:16]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ...schema.errors import ConfigError
-from ...schema.evidence import Evidence
 from ..evidence import measure
 from .compose import Example
 from .intents import KEEPS, TYPES, Intent, intents
+from .known import Known
 
 _CONFIDENCE = {"high": 1.0, "medium": 0.7, "low": 0.3}
 
@@ -87,32 +87,11 @@ def _allows(label: dict[str, object], intent: Intent) -> bool:
     return not isinstance(types, list) or bool(main & set(types))
 
 
-@dataclass(frozen=True, slots=True)
-class Gold:
-    """One record with its full tag set, for testing and calibration, never for training."""
+def read_gold(root: Path) -> list[Known]:
+    """The records of gold-pairs under `root`, with evidence measured from their pictures; empty where there is none.
 
-    record: dict[str, object]
-    folder: Path
-    tags: frozenset[str]
-    disputed: frozenset[str]
-
-    @property
-    def references(self) -> int:
-        """How many reference pictures it has."""
-        references = self.record.get("references")
-        return len(references) if isinstance(references, list) else 0
-
-    def evidence(self) -> Evidence | None:
-        """Measured from its pictures; None where one is missing."""
-        names = [self.record.get("source"), self.record.get("target")]
-        if self.record.get("task") != "edit" or not all(names):
-            return None
-        source, target = (_pixels(self.folder / str(name)) for name in names)
-        return measure(source, target)
-
-
-def read_gold(root: Path) -> list[Gold]:
-    """The records of gold-pairs under `root`; empty where there is none."""
+    They are for testing and calibration, never for training.
+    """
     path = root / "gold-pairs" / "gold.jsonl"
     if not path.is_file():
         return []
@@ -122,15 +101,23 @@ def read_gold(root: Path) -> list[Gold]:
         for name in sorted({row["set"] for row in rows})
         for record in map(json.loads, (root / name / "manifest.jsonl").read_text("utf-8").splitlines())
     }
-    return [
-        Gold(
-            records[row["set"], row["id"]],
-            root / row["set"],
-            frozenset(row["tags"]),
-            frozenset(row.get("disputed") or ()),
-        )
-        for row in rows
-    ]
+    return [_gold(row, records[row["set"], row["id"]], root / row["set"]) for row in rows]
+
+
+def _gold(row: dict[str, Any], record: dict[str, Any], folder: Path) -> Known:
+    names = [name for name in (record.get("source"), record.get("target")) if name]
+    evidence = None
+    if record["task"] == "edit" and len(names) == 2:
+        evidence = measure(*(_pixels(folder / name) for name in names))
+    return Known(
+        key=f"{row['set']}\n{row['id']}",
+        text=record["instruction"],
+        task=record["task"],
+        references=len(record.get("references") or ()),
+        tags=frozenset(row["tags"]),
+        disputed=frozenset(row.get("disputed") or ()),
+        evidence=evidence,
+    )
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,21 @@ from .compose import FOLDS, Example, several, singles
 from .corpora import read_gold, read_lists
 from .fusion import Calibration
 from .intents import KEEPS, LOCAL, SCOPES, TYPES, combined_keeps, intents
-from .model import Floats, Model, save
+from .known import Known, Verdicts, examples, read_verdicts
+from .model import Floats, Model, load, save
 from .pixels import OUTPUTS, PIXEL_FEATURES
 from .record import NAMES, Reading, features, read
 
 try:
-    from .fit_fusion import fit_fusion, judge
+    from .fit_fusion import Judged, fit_fusion, judge
     from .fit_pixels import fit_pixels
+    from .fit_verdicts import Checked, cross_fit
     from .stages import FirstStage, fit_choice, fit_first, fit_flag
 except ImportError as error:
     raise ConfigError(f"fitting needs scikit-learn ({error}): pip install 'tagmoe[fit]'") from error
 
+_FOLDED = ("phrases", "verdicts", "authored")
+"""Groups that are split into folds by record; any other group is one list, held out whole."""
 _CAP = 120
 """A list's label weighs at most as much as this many records, so that no long list drowns the others."""
 
@@ -42,6 +47,9 @@ class FitReport:
     features: int
     resolved: dict[str, dict[str, int]] = field(default_factory=dict)
     """Corpus -> intent chosen -> records, for labels that allow several."""
+    verdicts: Checked | None = None
+    """Cross-fitted figures on reviewed records, without and with the other reviewed records."""
+    verdicts_without_text: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +63,73 @@ class Recipe:
     seed: int = 17
     strength: float = 0.3
     steps: int = 60
+    verdict_weight: float = 8.0
+    """A reviewed record weighs as much as this many composed examples."""
 
 
-def fit(corpora_root: Path | None, *, out: Path, recipe: Recipe | None = None) -> FitReport:
-    """Fit on the labelled lists under `corpora_root` (none: composed phrases alone) and write the model to `out`.
+def fit(
+    corpora_root: Path | None, *, out: Path, recipe: Recipe | None = None, verdicts: Verdicts | None = None
+) -> FitReport:
+    """Fit on composed phrases, the labelled lists under `corpora_root` and verdicts; write the model to `out`.
 
-    Records that gold-pairs labels are left out: they are for testing. Equal input gives equal bytes with the same
-    versions of numpy and scikit-learn.
+    Without `corpora_root` there are no lists, and pixel model and calibration are those of the shipped weights. Records
+    that gold-pairs labels are left out: they are for testing. Equal input gives equal bytes with the same versions of
+    numpy and scikit-learn.
 
     Raises:
         ConfigError: `corpora_root` holds no labelled list, or scikit-learn (extra `fit`) is missing.
     """
-    recipe = recipe or Recipe()
+    recipe, verdicts = recipe or Recipe(), verdicts or Verdicts()
     lists = read_lists(corpora_root) if corpora_root is not None else []
-    model, resolved, counts = train([*compose(recipe), *lists], recipe)
-    if corpora_root is not None:
-        model = complete(model, corpora_root, recipe)
+    gold = read_gold(corpora_root) if corpora_root is not None else []
+    basis = [*compose(recipe), *lists]
+    rest = _fit_rest(corpora_root, recipe) if corpora_root is not None else _shipped_rest()
+
+    def learn(known: Sequence[Known]) -> tuple[Model, dict[str, dict[str, int]], dict[str, int]]:
+        told = examples(known, group="verdicts", weight=recipe.verdict_weight)
+        model, resolved, counts = train([*basis, *told], recipe)
+        return replace(model, **{**rest, "about": {**model.about, **rest["about"]}}), resolved, counts
+
+    model, resolved, counts = learn(())
+    model = _calibrated(model, judge(model, gold))
+    checked = None
+    if verdicts.records:
+        rest["calibration"] = model.calibration
+        checked, heard = cross_fit(verdicts.records, model, lambda known: learn(known)[0])
+        model, resolved, counts = learn(verdicts.records)
+        model = _calibrated(model, [*judge(model, gold), *heard])
     digest = save(model, out)
-    return FitReport(str(out), digest, out.stat().st_size, counts, len(model.ids_V), resolved)
+    size = out.stat().st_size
+    return FitReport(str(out), digest, size, counts, len(model.ids_V), resolved, checked, verdicts.without_text)
 
 
-def complete(model: Model, root: Path, recipe: Recipe) -> Model:
-    """Add the pixel model (photos under `root`) and the calibration (gold records under `root`) to a text model."""
+def _fit_rest(root: Path, recipe: Recipe) -> dict[str, Any]:
+    """Fields of `Model` beside the text: the pixel model fitted on the photos under `root`."""
     pixels = fit_pixels(root, seed=recipe.seed)
-    if pixels is not None:
-        coef, bias, pairs = pixels
-        model = replace(model, pixel_FO=coef, pixel_bias_O=bias, about={**model.about, "made_pairs": pairs})
-    gold = read_gold(root)
-    if not gold:
+    if pixels is None:
+        return {"about": {}}
+    coef, bias, pairs = pixels
+    return {"pixel_FO": coef, "pixel_bias_O": bias, "about": {"made_pairs": pairs}}
+
+
+def _shipped_rest() -> dict[str, Any]:
+    """Fields of `Model` beside the text, from the shipped weights."""
+    model = load(shipped_weights())
+    about = {name: model.about[name] for name in ("made_pairs", "calibrated_on") if name in model.about}
+    return {
+        "pixel_FO": model.pixel_FO,
+        "pixel_bias_O": model.pixel_bias_O,
+        "calibration": model.calibration,
+        "about": about,
+    }
+
+
+def _calibrated(model: Model, heard: Sequence[Judged]) -> Model:
+    """With the calibration that fits `heard`, starting from the model's own; unchanged where nothing was heard."""
+    if not heard:
         return model
-    calibration = fit_fusion(model, judge(model, gold))
-    return replace(model, calibration=calibration.to_dict(), about={**model.about, "calibrated_on": len(gold)})
+    calibration = fit_fusion(model, heard, start=Calibration.from_dict(model.calibration))
+    return replace(model, calibration=calibration.to_dict(), about={**model.about, "calibrated_on": len(heard)})
 
 
 def compose(recipe: Recipe) -> list[Example]:
@@ -140,10 +184,16 @@ def quantise(coef_VK: Floats) -> tuple[np.ndarray, Floats]:
     return np.round(roots * 127).astype(np.int8), scale
 
 
+def _family(group: str) -> str:
+    """The group's name without its fold."""
+    family, _, fold = group.rpartition("-")
+    return family if family in _FOLDED and fold.isdecimal() else group
+
+
 def _fold(group: str) -> int:
-    """Composed phrases by their own fold; a whole list is held out at once."""
-    if group.startswith("phrases-"):
-        return int(group.removeprefix("phrases-"))
+    """Records that come one by one have their own fold; a whole list is held out at once."""
+    if _family(group) != group:
+        return int(group.rpartition("-")[2])
     return sum(map(ord, group)) % FOLDS
 
 
@@ -180,6 +230,9 @@ def _resolve(
         chances = first.predict(readings[i].vectors)[:, allowed].max(axis=0)
         intent = intents()[example.candidates[int(chances.argmax())]]
         chosen.setdefault(example.group, Counter())[intent.name] += 1
+        if example.scope is not None or None not in example.types:
+            out[i] = replace(example, intent=intent.name)
+            continue
         person = any("person" in token.kinds for token in readings[i].tokens)
         keeps = combined_keeps([intent], (), person=person)
         out[i] = replace(
@@ -221,14 +274,16 @@ def _heads(
     for tier, name in ((TYPES, "types"), (KEEPS, "keeps")):
         for position in range(len(tier)):
             values = np.array([getattr(examples[i], name)[position] for i in used], dtype=np.float32)
-            flag, offset = fit_flag(scaled, values, weights, strength=recipe.strength)
+            said = ~np.isnan(values)
+            flag, offset = fit_flag(scaled[said], values[said], weights[said], strength=recipe.strength)
             coef.append(flag[:, None])
             bias.append(np.array([offset], dtype=np.float32))
     head = np.concatenate(coef, axis=1) / spread[:, None]
     one_hot = np.eye(len(SCOPES), dtype=np.float32)[scopes]
     types = np.array([examples[i].types for i in used], dtype=np.float32)
     keeps = np.array([examples[i].keeps for i in used], dtype=np.float32)
-    link = _linked(np.concatenate([one_hot, types], axis=1), keeps, weights)
+    whole = ~np.isnan(np.concatenate([types, keeps], axis=1)).any(axis=1)
+    link = _linked(np.concatenate([one_hot, types], axis=1)[whole], keeps[whole], weights[whole])
     return head.astype(np.float32), (np.concatenate(bias) - center @ head).astype(np.float32), link
 
 
@@ -239,19 +294,56 @@ def _linked(tags_NT: Floats, keeps_NK: Floats, weights_N: Floats) -> Floats:
     return np.linalg.solve(gram, weighted.T @ keeps_NK).astype(np.float32)
 
 
-def fit_command(corpora: Path, *, out: Path | None = None, json: bool = False) -> None:
+def fit_command(
+    corpora: Path | None,
+    *,
+    out: Path | None = None,
+    gold: Sequence[Path] = (),
+    runs: Sequence[Path] = (),
+    weight: float | None = None,
+    json: bool = False,
+    recipe: Recipe | None = None,
+) -> None:
     """Body of `tagmoe fit-local`: fit, then print what was fitted on what.
 
     Raises:
-        ConfigError: no labelled list under `corpora`, or scikit-learn is missing.
+        ConfigError: nothing to learn from, no labelled list under `corpora`, or scikit-learn is missing.
+        DataError: a gold file or run cannot be read.
     """
-    report = fit(corpora, out=out or shipped_weights())
+    if corpora is None and not gold:
+        raise ConfigError("nothing to learn from: give a folder of labelled corpora, --gold FILE, or both")
+    if gold and out is None:
+        raise ConfigError(
+            "--gold needs --out: weights that learned from your verdicts do not replace the package's own"
+        )
+    verdicts = read_verdicts(gold, runs=runs)
+    recipe = recipe or Recipe()
+    if weight is not None:
+        recipe = replace(recipe, verdict_weight=weight)
+    report = fit(corpora, out=out or shipped_weights(), recipe=recipe, verdicts=verdicts)
     if json:
         print_json(asdict(report))
         return
-    lists = {group: count for group, count in report.examples.items() if not group.startswith("phrases-")}
-    composed = sum(report.examples.values()) - sum(lists.values())
+    counts = Counter[str]()
+    for group, count in report.examples.items():
+        counts[_family(group)] += count
+    composed = counts.pop("phrases", 0)
     say(f"{report.path}: {report.bytes / 1e6:.2f} MB, {report.features} features, sha256 {report.sha256[:16]}")
-    say(
-        f"  {composed} composed examples, {sum(lists.values())} labelled ones: {', '.join(f'{k} {v}' for k, v in lists.items())}"
-    )
+    say(f"  {composed} composed examples; {', '.join(f'{k} {v}' for k, v in counts.items()) or 'no labelled ones'}")
+    if report.verdicts is not None:
+        for line in _about_verdicts(report, recipe):
+            say(line)
+
+
+def _about_verdicts(report: FitReport, recipe: Recipe) -> list[str]:
+    checked = report.verdicts
+    assert checked is not None
+    pairs = zip(asdict(checked.without).items(), asdict(checked.with_others).values(), strict=True)
+    moved = "; ".join(f"{name.replace('_', ' ')} {before} -> {after}" for (name, before), after in pairs)
+    lines = [
+        f"  {checked.records} verdicts, each with the weight of {recipe.verdict_weight:g} composed examples",
+        f"  on verdicts held out in {checked.folds} folds, without -> with the others: {moved}",
+    ]
+    if report.verdicts_without_text:
+        lines.append(f"  {report.verdicts_without_text} gold records state no instruction: give their run with --run")
+    return lines

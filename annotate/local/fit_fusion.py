@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
-from .corpora import Gold
 from .fusion import Calibration, Heard, Joined, hear, join
 from .intents import KEEPS, SCOPES, TYPES
+from .known import Known
 from .model import Model
 from .record import features, read
 
@@ -28,20 +28,19 @@ class Judged:
     task: str
 
 
-def judge(model: Model, gold: Sequence[Gold]) -> list[Judged]:
-    """Evaluate the text and pixel models on gold records."""
+def judge(model: Model, records: Sequence[Known]) -> list[Judged]:
+    """Evaluate the text and pixel models on records whose tags are known."""
     out: list[Judged] = []
-    for item in gold:
-        task = str(item.record["task"])
-        reading = read(str(item.record["instruction"]))
-        vector = features(reading, model.intents(reading.vectors), task=task, references=item.references)
-        out.append(Judged(hear(model, vector, item.evidence()), item.tags, item.disputed, task))
+    for item in records:
+        reading = read(item.text)
+        vector = features(reading, model.intents(reading.vectors), task=item.task, references=item.references)
+        out.append(Judged(hear(model, vector, item.evidence), item.tags, item.disputed, item.task))
     return out
 
 
-def fit_fusion(model: Model, judged: Sequence[Judged]) -> Calibration:
-    """Maximum a posteriori `Calibration`, deterministic."""
-    start = Calibration()
+def fit_fusion(model: Model, judged: Sequence[Judged], *, start: Calibration | None = None) -> Calibration:
+    """Maximum a posteriori `Calibration` with a prior around `start`, deterministic."""
+    start = start or Calibration()
     names = Calibration.names()
     origin = np.array([getattr(start, name) for name in names])
 
