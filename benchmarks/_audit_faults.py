@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageChops
 from tagmoe.annotate import evidence
-from tagmoe.annotate.audit.columns import load_columns
 from tagmoe.annotate.audit.duplicates import picture_groups
 from tagmoe.annotate.audit.queues import rank_all
+from tagmoe.annotate.audit.reading import load_columns
 from tagmoe.annotate.audit.sampling import nothing_verified
 from tagmoe.annotate.audit.statistics import auroc, auroc_interval
 from tagmoe.schema import Annotation, CorpusSpec, ImageInfo, Pair, Run, RunInfo, load_taxonomy, make_uid

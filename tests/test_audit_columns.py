@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from support_audit import LOCAL_RECOLOR, TAXONOMY, make_evidence, make_image, make_record, write_run
 from tagmoe.annotate.audit import frequencies
-from tagmoe.annotate.audit.columns import SOURCE, TARGET, load_columns, text_key
+from tagmoe.annotate.audit.columns import SOURCE, TARGET
 from tagmoe.annotate.audit.details import TEXT_CHARS, read_details
+from tagmoe.annotate.audit.reading import load_columns, text_key
 from tagmoe.schema import DataError, Reject, Run
 
 GENERATION = ("image generation",)

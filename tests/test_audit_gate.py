@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from support_audit import LOCAL_RECOLOR, TAXONOMY, make_record, write_run
 from tagmoe.annotate.audit.build import Inputs, audit
-from tagmoe.annotate.audit.columns import load_columns
 from tagmoe.annotate.audit.drift import disagreement
 from tagmoe.annotate.audit.gate import apply_gate, load_gate
 from tagmoe.annotate.audit.gold import GoldRecord, write_gold
+from tagmoe.annotate.audit.matching import match_runs
 from tagmoe.annotate.audit.queues import QUEUES
+from tagmoe.annotate.audit.reading import load_columns
 from tagmoe.schema import ConfigError, DataError, Reject, Run
 from tagmoe.schema.configs.audit import AuditConfig, Gate
 from tagmoe.schema.report import Report, load_report
@@ -149,9 +150,17 @@ def test_drift_counts_flips_and_agreement(tmp_path: Path):
 
 
 def test_runs_without_a_common_record_are_refused(tmp_path: Path):
-    other = write_run(tmp_path / "old", [make_record(0, corpus="elsewhere")])
-    with pytest.raises(DataError, match="shares no record"):
+    other = write_run(tmp_path / "old", [make_record(0, corpus="elsewhere", id="other")])
+    with pytest.raises(DataError, match=r"\(corpus elsewhere\) shares no record with this run \(corpus made\)"):
         report_of(tmp_path, [make_record(0)], against=other)
+
+
+def test_a_renamed_corpus_is_compared_by_id_and_the_report_says_so(tmp_path: Path):
+    old = [make_record(i, corpus="old-name", id=f"a{i}") for i in range(3)] + [make_record(9, corpus="x", id="a0")]
+    report = report_of(tmp_path, [make_record(i, id=f"a{i}") for i in range(5)], against=write_run(tmp_path / "o", old))
+    assert report.drift is not None
+    assert (report.drift.matched, report.drift.only_here, report.drift.only_there) == (3, 2, 1)
+    assert report.notes[0] == "The runs were matched by id alone: one names corpus made, the other old-name, x."
 
 
 def test_two_sure_annotators_who_differ_come_first(tmp_path: Path):
@@ -159,7 +168,7 @@ def test_two_sure_annotators_who_differ_come_first(tmp_path: Path):
     two = [make_record(i, GLOBAL, probs={}) for i in range(2)] + [make_record(2), make_record(9)]
     now = load_columns(Run.open(write_run(tmp_path / "a", one)))
     before = load_columns(Run.open(write_run(tmp_path / "b", two)))
-    scores, words = disagreement(now, before)
+    scores, words = disagreement(now, before, match_runs(now, before))
     assert scores[0] > scores[1] > scores[2] == 0
     assert "+local editing" in words[0]
     assert "-style transfer" in words[0]

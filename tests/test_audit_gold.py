@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support_audit import LOCAL_RECOLOR, make_record, write_run
-from tagmoe.annotate.audit.columns import load_columns
-from tagmoe.annotate.audit.gold import Gold, GoldRecord, match_gold, score_gold, write_gold
+from tagmoe.annotate.audit.gold import Gold, GoldRecord, write_gold
 from tagmoe.annotate.audit.queues import Ranking
+from tagmoe.annotate.audit.reading import load_columns
+from tagmoe.annotate.audit.scoring import score_gold
 from tagmoe.annotate.audit.statistics import wilson
+from tagmoe.annotate.audit.verified import match_gold
 from tagmoe.schema import ConfigError, DataError, Run, make_uid
 from tagmoe.schema.configs.audit import AuditConfig
 

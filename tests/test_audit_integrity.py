@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from support_audit import annotate_corpus, picture_corpus
 from tagmoe.annotate.audit.build import Inputs, audit
-from tagmoe.annotate.audit.columns import load_columns
 from tagmoe.annotate.audit.exchange import Selection, export_tasks
 from tagmoe.annotate.audit.integrity import check_pictures
+from tagmoe.annotate.audit.reading import load_columns
 from tagmoe.schema import CorpusSpec, Run
 from tagmoe.schema.configs.audit import AuditConfig
 from tagmoe.schema.report import PictureCheck, load_report

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from support_audit import LOCAL_RECOLOR, make_evidence, make_image, make_record, write_run
 from tagmoe.annotate.audit import faults, label_errors
-from tagmoe.annotate.audit.columns import Columns, load_columns
+from tagmoe.annotate.audit.columns import Columns
 from tagmoe.annotate.audit.consensus import Features, by_kernel, by_weights, predict_tags
 from tagmoe.annotate.audit.duplicates import find_duplicates, picture_groups
 from tagmoe.annotate.audit.embedded import read_records
 from tagmoe.annotate.audit.opinions import choose_readings, gather_opinions
 from tagmoe.annotate.audit.orientation import backward_probability, requests_of
 from tagmoe.annotate.audit.queues import QUEUES, cut, rank_all, ranked
+from tagmoe.annotate.audit.reading import load_columns
 from tagmoe.annotate.audit.sampling import Verified, nothing_verified, plan
 from tagmoe.annotate.audit.statistics import auroc
 from tagmoe.annotate.audit.teaching import teaching_value

@@ -14,16 +14,20 @@ from ...schema.files import write_text
 from ...schema.report import GateResult, PictureCheck, Report
 from . import frequencies, lists, sampling
 from .cards import card, choose_cards, places_in
-from .columns import Columns, load_columns
+from .columns import Columns
 from .details import read_details
 from .drift import compare_runs
 from .duplicates import find_duplicates, picture_groups
 from .gate import apply_gate, load_gate
-from .gold import Gold, match_gold, score_gold
+from .gold import Gold
 from .integrity import check_pictures, in_words
+from .matching import match_runs
 from .page import write_page
 from .pictures import ReadsImages, seen, triptychs
 from .queues import QUEUES, Ranking, cut, differs_from_gold, rank_all
+from .reading import load_columns
+from .scoring import score_gold
+from .verified import match_gold
 
 _NO_GATE = GateResult(passed=False, source="", checks=[], failures=[])
 
@@ -79,14 +83,16 @@ def _reckon(
     verified = matched.verified(columns) if matched else sampling.nothing_verified(columns)
     other = Run.open(inputs.against) if inputs.against else None
     before = load_columns(other) if other else None
-    rankings = rank_all(run, columns, pictures, verified=verified, config=config, before=before)
+    common = match_runs(columns, before) if before else None
+    compared = (before, common) if before and common else None
+    rankings = rank_all(run, columns, pictures, verified=verified, config=config, before=compared)
     gold_report = score_gold(columns, matched, rankings, config=config) if matched else None
     if matched:
         rankings.append(differs_from_gold(*matched.differences(columns)))
     broken = frequencies.broken_rules(columns)
     combinations, distinct = frequencies.count_combinations(columns)
     plan, plan_order = sampling.plan(columns, verified, config=config)
-    drift = compare_runs(columns, before, other, config=config) if before and other else None
+    drift = compare_runs(columns, *compared, other, config=config) if compared and other else None
     queues = [cut(ranking, columns, length=config.queue_length) for ranking in rankings]
     report = Report(
         tagmoe_version=version("tagmoe"),
@@ -113,7 +119,7 @@ def _reckon(
         drift=drift,
         gate=_NO_GATE,
         lists=[*(f"lists/{queue.name}.csv" for queue in queues if queue.entries), sampling.PLAN_FILE],
-        notes=list(matched.notes) if matched else [],
+        notes=[*(matched.notes if matched else ()), *([common.note] if common and common.note else [])],
     )
     return report, rankings, plan_order.tolist()
 

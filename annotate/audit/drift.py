@@ -13,18 +13,20 @@ from ...schema.report import AlphaScore, Drift, Flip
 from .agreement import krippendorff_alpha
 from .columns import Columns
 from .frequencies import examples
+from .matching import Shared, corpora_of
 
 
-def compare_runs(columns: Columns, before: Columns, other: Run, *, config: AuditConfig) -> Drift:
-    """Compare `columns` (now) with `before`, read from the run `other`; records match by uid, tags by name.
+def compare_runs(columns: Columns, before: Columns, common: Shared, other: Run, *, config: AuditConfig) -> Drift:
+    """Compare `columns` (now) with `before`, read from the run `other`, on the records they share; tags match by name.
 
     Raises:
         DataError: the runs share no record.
     """
-    here, there = match_records(columns, before)
+    here, there = common.here, common.there
     if not len(here):
         raise DataError(
-            f"{other.root} shares no record with this run: expected a run over corpus {columns.corpus[:1].tolist()}"
+            f"{other.root} (corpus {corpora_of(before)}) shares no record with this run (corpus {corpora_of(columns)}), "
+            "neither by uid nor by id: give --against a run over the same records"
         )
     shared = [tag for tag in columns.taxonomy.tags if tag.name in before.taxonomy.by_name]
     now_GT = columns.tags[here][:, [tag.id for tag in shared]]
@@ -48,22 +50,14 @@ def compare_runs(columns: Columns, before: Columns, other: Run, *, config: Audit
     )
 
 
-def match_records(columns: Columns, other: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the records that both hold, in the order of `columns`."""
-    place = {uid: i for i, uid in enumerate(other.uid.to_pylist())}
-    pairs = [(i, place[uid]) for i, uid in enumerate(columns.uid.to_pylist()) if uid in place]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
-
-
-def disagreement(columns: Columns, before: Columns) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
+def disagreement(columns: Columns, before: Columns, shared: Shared) -> tuple[NDArray[np.float32], NDArray[np.object_]]:
     """How much two runs differ on each record, and in which tags.
 
     Returns:
         [N] scores: the tags that differ, each counted with the certainty of both sides (1 where none is stated), so that
         two sure annotators who contradict each other come first; NaN for records that `before` lacks. [N] words.
     """
-    here, there = match_records(columns, before)
+    here, there = shared.here, shared.there
     scores = np.full(len(columns), np.nan, np.float32)
     words = np.full(len(columns), "", object)
     scores[here] = 0

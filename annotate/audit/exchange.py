@@ -15,11 +15,12 @@ from ...schema.files import atomic_file, write_text
 from ...schema.report import load_report
 from ...shards import console
 from ...shards.corpus import ImageRejected, open_corpus
-from .columns import Columns, load_columns
+from .columns import Columns
 from .details import Detail, read_details
 from .gold import write_gold
 from .label_studio import dump_tasks, labelling_interface, make_task, read_export
 from .pictures import data_uri, thumbnail
+from .reading import load_columns
 
 _SIDE = 768
 

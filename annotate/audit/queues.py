@@ -16,6 +16,7 @@ from .columns import Columns
 from .drift import disagreement
 from .duplicates import PictureGroups
 from .frequencies import broken_rules
+from .matching import Shared
 from .opinions import Opinions, gather_opinions
 from .orientation import backward_probability, requests_of
 from .sampling import Verified
@@ -54,7 +55,7 @@ class Ranking:
 
 def rank_all(
     run: Run, columns: Columns, pictures: PictureGroups, *, verified: Verified, config: AuditConfig,
-    before: Columns | None = None,
+    before: tuple[Columns, Shared] | None = None,
 ) -> list[Ranking]:  # fmt: skip
     """Every queue of one run, in the order in which a reviewer should take them."""
     texts = TextVectors(run)
@@ -64,7 +65,7 @@ def rank_all(
         *_tag_queues(columns, opinions.chances),
         _contradictions(columns),
         _broken_rules(columns),
-        *([_disagreement(columns, before)] if before is not None else []),
+        *([_disagreement(columns, *before)] if before is not None else []),
         _uncertain(columns, verified, config=config),
     ]
 
@@ -168,8 +169,8 @@ def _broken_rules(columns: Columns) -> Ranking:
     )
 
 
-def _disagreement(columns: Columns, before: Columns) -> Ranking:
-    scores, words = disagreement(columns, before)
+def _disagreement(columns: Columns, before: Columns, shared: Shared) -> Ranking:
+    scores, words = disagreement(columns, before, shared)
     return Ranking(
         "disagreement",
         "Annotators disagree",
