@@ -25,7 +25,7 @@ def bench_memory(sizes: list[int], *, pictures: bool) -> None:
     rows = [f"| {run['records']:,} | {run['peak_mib']} | {run['seconds']} |" for run in found]
     table = ["| records | peak MiB of the main process | seconds |", "|---|---|---|", *rows]
     what = "two 64 px JPEGs a record" if pictures else "records without pictures"
-    note = "A part of 16,384 rows is held until it is written: memory grows within the first part and not after it. "
+    note = "Finished records of the part in progress lie on disk; memory holds their places. "
     summary = [f"### annotate: memory against corpus size (server, {what})", "", *table, ""]
     command = f"Command: `python benchmarks/annotate.py memory{'' if pictures else ' --text-only'}`."
     name = "annotate_memory" if pictures else "annotate_memory_text"

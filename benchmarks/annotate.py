@@ -4,6 +4,7 @@
     python benchmarks/annotate.py vllm              # beside bare LLM.chat, in the environment of `make test-vllm`
     python benchmarks/annotate.py resume            # killed at 90 %, then the same command again
     python benchmarks/annotate.py memory            # peak memory against corpus size
+    python benchmarks/annotate.py parts             # one core's milliseconds a record, step by step
     python benchmarks/annotate.py tokens FILE       # tokens of prompts and replies under a tokenizer.json
 
 `server` asks a stub that answers each request after 0.5 to 1.5 times a set time, as a busy engine of steady speed would;
@@ -22,6 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 
 from _annotate_memory import bench_memory  # noqa: E402
+from _annotate_parts import bench_parts  # noqa: E402
 from _annotate_resume import bench_resume  # noqa: E402
 from _annotate_server import bench_server  # noqa: E402
 from _annotate_tokens import bench_tokens  # noqa: E402
@@ -47,12 +49,15 @@ def main() -> None:
     engine.add_argument("--side", type=int, default=224)
     engine.add_argument("--repeats", type=int, default=3)
     memory = arms.add_parser("memory")
-    memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000])
+    memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 50000])
     memory.add_argument("--text-only", action="store_true", help="records without pictures: faster")
+    parts = arms.add_parser("parts")
+    parts.add_argument("--records", type=int, default=512)
+    parts.add_argument("--repeats", type=int, default=3)
     tokens = arms.add_parser("tokens")
     tokens.add_argument("file", type=Path)
     # Without an arm, as run_all.py calls it: those that need neither vLLM nor a tokenizer.
-    given = [[word] for word in ("server", "resume", "memory")] if len(sys.argv) == 1 else [sys.argv[1:]]
+    given = [[word] for word in ("server", "resume", "memory", "parts")] if len(sys.argv) == 1 else [sys.argv[1:]]
     for words in given:
         run(vars(parser.parse_args(words)))
 
@@ -67,6 +72,8 @@ def run(options: dict[str, Any]) -> None:
             bench_vllm(**options)
         case "memory":
             bench_memory(options["sizes"], pictures=not options["text_only"])
+        case "parts":
+            bench_parts(**options)
         case "tokens":
             bench_tokens(options["file"])
 
