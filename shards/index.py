@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
@@ -87,17 +85,11 @@ class IndexRow(TypedDict):
     members: list[MemberRow]
 
 
-def index_row(record: ShardRecord, *, span: Span, bodies: Sequence[bytes | memoryview]) -> IndexRow:
-    """The row of one sample; `bodies` are its members in stored order."""
-    images = cast("list[dict[str, str | int]]", json.loads(record.images))
+def index_row(record: ShardRecord, *, span: Span, phashes: list[int]) -> IndexRow:
+    """The row of one sample; `phashes` are those of its pictures in the order of `record.images`."""
     members: list[MemberRow] = [
-        {
-            "name": member.suffix,
-            "offset": span.offset + member.offset,
-            "size": member.size,
-            "crc32": zlib.crc32(body),
-        }
-        for member, body in zip(span.members, bodies, strict=True)
+        {"name": member.suffix, "offset": span.offset + member.offset, "size": member.size, "crc32": crc}
+        for member, crc in zip(span.members, span.crcs, strict=True)
     ]
     return {
         "key": record.uid,
@@ -111,7 +103,7 @@ def index_row(record: ShardRecord, *, span: Span, bodies: Sequence[bytes | memor
         "confidence": record.confidence,
         "warnings": record.warnings.split(",") if record.warnings else [],
         "group": record.group,
-        "phashes": [int(image["phash"]) for image in images],
+        "phashes": phashes,
         "bucket": record.bucket,
         "width": record.width,
         "height": record.height,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import cast
 
@@ -11,9 +10,11 @@ from pydantic import JsonValue
 
 from ..schema import ConfigError, DataError
 from ..schema.shards import ShardInfo
+from .crc import checksum
 from .index import IndexRow, read_index
 from .layout import index_name, tar_path
 from .manifest import load_snapshot
+from .sample import parse_record
 
 
 def summary(root: Path) -> dict[str, JsonValue]:
@@ -73,9 +74,12 @@ def record(root: Path, key: str) -> dict[str, JsonValue]:
     with tar_path(root, shard.name).open("rb") as stream:
         stream.seek(member["offset"])
         text = stream.read(member["size"])
-    if zlib.crc32(text) != member["crc32"]:
+    if checksum(text) != member["crc32"]:
         raise DataError(f"{shard.name}.tar:{row['key']}.json is damaged: see `tagmoe verify {root}`")
-    fields = cast("dict[str, JsonValue]", json.loads(text))
+    try:
+        fields = parse_record(text)
+    except ValueError as error:
+        raise DataError(f"{shard.name}.tar:{row['key']}.json is not of the format: {error}") from error
     for name in ("images", "evidence", "extra", "reasons"):
         value = fields.get(name)
         if isinstance(value, str):

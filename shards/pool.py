@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -18,7 +18,7 @@ from ..schema.configs.shards import BuildConfig
 from .console import Meter
 from .corpus import Corpus
 from .plan import ShardPlan
-from .writer import Written, write_shard
+from .writer import Filled, Written
 
 _WORTH_A_PROCESS = 512
 """Samples that take longer to write than a process takes to start."""
@@ -35,18 +35,11 @@ class Job:
     run_hash: str
     plan: str
 
-    def write(self, shard: ShardPlan) -> Written:
-        """Write one shard."""
-        return write_shard(
-            shard,
-            root=self.root,
-            parts=self.parts,
-            read=self.corpus.read_image,
-            config=self.config,
-            limits=self.corpus.spec.limits,
-            run_hash=self.run_hash,
-            plan=self.plan,
-        )
+    def fill(self, shard: ShardPlan) -> Filled:
+        """Write the tar of one shard, not yet durable."""
+        filled = Filled(shard, root=self.root, run_hash=self.run_hash, plan=self.plan)
+        filled.fill(parts=self.parts, read=self.corpus.read_image, config=self.config, limits=self.corpus.spec.limits)
+        return filled
 
 
 def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, meter: Meter) -> None:
@@ -59,13 +52,29 @@ def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, met
     count = min(workers or min(os.cpu_count() or 1, few), len(shards))
     try:
         if count <= 1:
-            for shard in shards:
-                job.write(shard)
-                meter.update(len(shard))
+            _write_here(job, shards, meter=meter)
             return
         _write_parallel(job, shards, workers=count, meter=meter)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped: finished shards are kept, the same command goes on") from error
+
+
+def _write_here(job: Job, shards: Sequence[ShardPlan], *, meter: Meter) -> None:
+    """One shard after another; a thread waits for the disk to hold one while the next is written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tagmoe-finish") as behind:
+        finishing: Future[Written] | None = None
+        for shard in shards:
+            filled = job.fill(shard)
+            try:
+                if finishing is not None:
+                    finishing.result()
+            except BaseException as error:
+                filled.discard(error)
+                raise
+            finishing = behind.submit(filled.finish)
+            meter.update(len(shard))
+        if finishing is not None:
+            finishing.result()
 
 
 def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, meter: Meter) -> None:
@@ -107,4 +116,4 @@ def _end_with(sentinel: int) -> None:
 
 def _write(shard: ShardPlan) -> None:
     assert _Worker.job is not None
-    _Worker.job.write(shard)
+    _Worker.job.fill(shard).finish()

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -18,7 +18,7 @@ from ..schema import ConfigError, DataError, StoppedError
 from ..schema.files import atomic_file
 from ..schema.shards import Snapshot
 from .cache import PieceCache
-from .source import checked
+from .source import Place, checked
 from .tars import BadSpan
 
 T = TypeVar("T")
@@ -66,6 +66,10 @@ class RemoteSource:
             return checked(self._range(shard, offset, size, fresh=False), crc32=crc32)
         except BadSpan:
             return checked(self._range(shard, offset, size, fresh=True), crc32=crc32)
+
+    def read_all(self, places: Sequence[Place]) -> list[bytes]:
+        """See ShardSource."""
+        return [self.read(shard, offset=offset, size=size, crc32=crc32) for shard, offset, size, crc32 in places]
 
     def local(self, relative: str) -> Path:
         """See ShardSource."""

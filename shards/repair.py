@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..schema import DataError
 from ..schema.files import sha256_file, sync_folder
 from ..schema.shards import ShardInfo, ShardRecord, Snapshot
 from .card import write_card
+from .crc import checksum
 from .findings import Finding
 from .index import IndexRow, index_row, write_index
 from .indexmap import build_map
@@ -165,13 +165,14 @@ def rows_of_tar(root: Path, shard: ShardInfo) -> list[IndexRow]:
     with path.open("rb") as stream:
         for key, group in groupby(entries, key=lambda entry: entry.name.split(".")[0]):
             span, data = _span(key, list(group), stream.fileno())
-            bodies = [data[m.offset : m.offset + m.size] for m in span.members]
+            head = span.members[0]
             try:
-                fields: dict[str, JsonValue] = json.loads(bodies[0])
+                fields: dict[str, JsonValue] = json.loads(data[head.offset : head.offset + head.size])
                 record = ShardRecord.model_validate({k: v for k, v in fields.items() if k in ShardRecord.model_fields})
-            except (ValueError, ValidationError) as error:
+                phashes = [int(image["phash"]) for image in json.loads(record.images)]
+            except (ValueError, TypeError, KeyError, ValidationError) as error:
                 raise DataError(f"{path}:{key}.json is no record of this format ({error})") from error
-            rows.append(index_row(record, span=span, bodies=bodies))
+            rows.append(index_row(record, span=span, phashes=phashes))
     return rows
 
 
@@ -181,6 +182,8 @@ def _span(key: str, entries: list[Entry], descriptor: int) -> tuple[Span, bytes]
     size = last.header + BLOCK + -(-last.size // BLOCK) * BLOCK - start
     data = os.pread(descriptor, size, start)
     try:
-        return Span(key, start, size, zlib.crc32(data), split_span(data, key=key)), data
+        members = split_span(data, key=key)
     except BadSpan as error:
         raise DataError(f"sample {key}: {error}") from error
+    crcs = tuple(checksum(data[member.offset : member.offset + member.size]) for member in members)
+    return Span(key, start, size, checksum(data), members, crcs), data

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from ..schema import Limits
 from ..schema.shards import MAX_JSON_BYTES
 from .buckets import Bucket, parse_bucket
-from .corpus.header import sniff
+from .corpus.header import Format, sniff, stated_size
 from .layout import EXTENSIONS, PICTURE_EXTENSIONS
 from .tars import BadSpan, split_span
 
@@ -65,7 +65,7 @@ def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None, look: b
         if look:
             _look(images[role], suffix=member.suffix)
     try:
-        record = cast("dict[str, JsonValue]", json.loads(data[head.offset : head.offset + head.size]))
+        record = parse_record(data[head.offset : head.offset + head.size])
         return _sample(record, images=images, tag_ids=tag_ids)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadSpan(f"KEY.json is not of the format ({type(error).__name__}: {error})") from error
@@ -75,17 +75,41 @@ def _look(data: bytes, *, suffix: str) -> None:
     kind = sniff(data)
     if kind is None or EXTENSIONS[kind] != suffix.partition(".")[2]:
         raise BadSpan(f"{suffix} holds {kind or 'no picture'}")
-    try:
-        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as opened:
-            width, height = opened.size
-    except Exception as error:
-        # Pillow's plugins raise whatever they like on hostile bytes; each means that this is no picture.
-        raise BadSpan(f"{suffix} cannot be opened ({type(error).__name__}: {error})") from error
+    width, height = stated_size(data, kind) or _opened_size(data, kind, suffix=suffix)
     if width * height > _LIMITS.max_image_pixels:
         raise BadSpan(f"{suffix} has {width} x {height} pixels (at most {_LIMITS.max_image_pixels} in all)")
 
 
 _LIMITS = Limits()
+
+
+def _opened_size(data: bytes, kind: Format, *, suffix: str) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as opened:
+            return opened.size
+    except Exception as error:
+        # Pillow's plugins raise whatever they like on hostile bytes; each means that this is no picture.
+        raise BadSpan(f"{suffix} cannot be opened ({type(error).__name__}: {error})") from error
+
+
+def parse_record(text: bytes) -> dict[str, JsonValue]:
+    """KEY.json as it is stored.
+
+    Raises:
+        ValueError: no JSON, or a name that stands twice, of which readers would choose one or the other.
+    """
+    return cast("dict[str, JsonValue]", _DECODER.decode(text.decode()))
+
+
+def _once(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: tuple[int, ...] | None) -> Sample:
@@ -104,7 +128,7 @@ def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: 
         scope=_text(record, "scope"),
         confidence=float(cast("float", record["confidence"])),
         warnings=tuple(warnings.split(",")) if warnings else (),
-        extra=cast("dict[str, JsonValue]", json.loads(_text(record, "extra"))),
+        extra={} if record["extra"] == "{}" else cast("dict[str, JsonValue]", json.loads(_text(record, "extra"))),
     )
 
 

@@ -211,11 +211,11 @@ class ShardStream:
 
         For copying and counting; `tars.split_span` finds the members.
         """
-        names, read = [shard.name for shard in self.snapshot.shards], self._set.source.read
+        names, read_all = [shard.name for shard in self.snapshot.shards], self._set.source.read_all
         for position in _count(start + rank, stop=stop, stride=world):
             plan = self._plan(position)
             try:
-                yield [read(names[s], offset=o, size=n, crc32=c) for _, s, o, n, c in plan.records]
+                yield read_all([(names[s], offset, size, crc32) for _, s, offset, size, crc32 in plan.records])
             except BadSpan:
                 yield [self._good(record, plan=plan, faults=[], use=_as_it_is) for record in plan.records]
 

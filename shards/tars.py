@@ -6,11 +6,13 @@ A span is one sample's stretch of the tar: every header, body and padding byte o
 from __future__ import annotations
 
 import hashlib
-import zlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from .crc import checksum
 from .layout import parse_member
 
 BLOCK = 512
@@ -41,7 +43,10 @@ class Span:
     offset: int
     size: int
     crc32: int
+    """Of the whole stretch."""
     members: tuple[Member, ...]
+    crcs: tuple[int, ...]
+    """crc32 of every member's body."""
 
 
 def header(name: str, *, size: int) -> bytes:
@@ -52,7 +57,7 @@ def header(name: str, *, size: int) -> bytes:
     """
     text, digits = name.encode("ascii"), b"%011o" % size
     checksum = _FIXED_SUM + sum(text) + sum(digits)
-    return b"".join((text.ljust(100, b"\0"), _MODE, digits, _TIME, b"%06o\0 " % checksum, _TAIL))
+    return b"%b%b%b%b%06o\0 %b" % (text.ljust(100, b"\0"), _MODE, digits, _TIME, checksum, _TAIL)
 
 
 _MODE = b"0000444\0" + b"0000000\0" * 2
@@ -63,38 +68,78 @@ _RECORD = 20 * BLOCK
 """Tars end in two zero blocks and are filled up to whole records of 20 blocks."""
 
 
+_BLOCK_BYTES = 1 << 20
+"""Hashed and written at once by the writing thread: every step of it waits for the interpreter, so few are better."""
+_WAITING = 4
+"""Blocks that may wait to be hashed and written."""
+
+
 class ShardTar:
-    """Writes samples to `stream` with fixed owner, mode and time, so that the same samples give the same bytes."""
+    """Writes samples to `stream` with fixed owner, mode and time, so that the same samples give the same bytes.
+
+    A thread hashes and writes what `add` collects, beside the caller's reading. Leaving the context waits for it;
+    faults of writing are raised by the next `add` or by `close`.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self._size = 0
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tagmoe-tar")
+        self._writing: deque[Future[None]] = deque()
+
+    def __enter__(self) -> ShardTar:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait until nothing writes to the stream any more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def add(self, key: str, *, files: Mapping[str, bytes]) -> Span:
         """Append one sample; `files` maps suffixes to bodies, stored in the order of their names."""
-        pieces: list[bytes] = []
         members: list[Member] = []
-        size = 0
+        crcs: list[int] = []
+        offset, size, crc = self._size, 0, 0
         for suffix in sorted(files):
             body = files[suffix]
             padding = -len(body) % BLOCK
-            pieces += (header(f"{key}.{suffix}", size=len(body)), body, bytes(padding))
+            pieces = (header(f"{key}.{suffix}", size=len(body)), body, bytes(padding))
+            for piece in pieces:
+                crc = checksum(piece, crc)
+            self._pieces += pieces
             members.append(Member(suffix, size + BLOCK, len(body)))
+            crcs.append(checksum(body))
             size += BLOCK + len(body) + padding
-        data = b"".join(pieces)
-        offset = self._size
-        self._write(data)
-        return Span(key, offset, size, zlib.crc32(data), tuple(members))
+        self._advance(size)
+        return Span(key, offset, size, crc, tuple(members), tuple(crcs))
 
     def close(self) -> tuple[int, str]:
         """Write the end of the archive; returns size in bytes and hex sha256 of the whole file."""
-        self._write(bytes(2 * BLOCK + -(self._size + 2 * BLOCK) % _RECORD))
+        end = bytes(2 * BLOCK + -(self._size + 2 * BLOCK) % _RECORD)
+        self._pieces.append(end)
+        self._advance(len(end))
+        self._hand_over(0)
         return self._size, self._sha256.hexdigest()
 
-    def _write(self, data: bytes) -> None:
+    def _advance(self, size: int) -> None:
+        self._size += size
+        self._held += size
+        if self._held >= _BLOCK_BYTES:
+            self._hand_over(_WAITING)
+
+    def _hand_over(self, waiting: int) -> None:
+        """Give what is held to the thread, and wait until at most `waiting` blocks are under way."""
+        self._writing.append(self._thread.submit(self._write, self._pieces))
+        self._pieces, self._held = [], 0
+        while len(self._writing) > waiting:
+            self._writing.popleft().result()
+
+    def _write(self, pieces: Sequence[bytes]) -> None:
+        data = b"".join(pieces)
         self._sha256.update(data)
-        self._size += len(data)
         self._stream.write(data)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from .crc import checksum
 from .tars import BLOCK
 
 _PIECE = 1 << 20
@@ -99,7 +99,7 @@ def walk_tar(path: Path) -> TarWalk:
             lost = False
             crc, present = 0, 0
             for piece in reader.pieces(size):
-                crc, present = zlib.crc32(piece, crc), present + len(piece)
+                crc, present = checksum(piece, crc), present + len(piece)
             padding = b"".join(reader.pieces(-size % BLOCK))
             if present < size or len(padding) < -size % BLOCK:
                 damage.append(Damage(at, f"the tar ends inside {_name(header)}, {present} of {size} bytes", "torn"))

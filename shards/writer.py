@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -51,71 +52,80 @@ def read_note(root: Path, name: str, *, plan: str) -> Written | None:
     return note
 
 
-def write_shard(
-    shard: ShardPlan,
-    *,
-    root: Path,
-    parts: list[Path],
-    read: ReadImage,
-    config: BuildConfig,
-    limits: Limits,
-    run_hash: str,
-    plan: str,
-) -> Written:
-    """Write tar, index and note of one shard; records that cannot be stored become rejects in the note.
+class Filled:
+    """A shard whose tar is written but not yet durable: `finish` it (in any thread), or `discard` it."""
 
-    The same records, configuration and library versions give the same bytes.
-    """
-    rows: list[IndexRow] = []
-    rejects: list[Reject] = []
-    tags: Counter[str] = Counter()
-    licences: Counter[str] = Counter()
-    path = tar_path(root, shard.name)
-    with atomic_file(path) as stream:
-        tar = ShardTar(stream)
-        found = read_rows(parts, part=shard.part, offset=shard.offset)
-        for row, group in zip(found, shard.group.tolist(), strict=True):
-            try:
-                record, files = pack(
-                    row,
-                    read=read,
-                    config=config,
-                    split=shard.split,
-                    group=group.decode(),
-                    signature=shard.signature,
-                    limits=limits,
-                )
-            except Dropped as dropped:
-                rejects.append(dropped.reject)
-                continue
-            span = tar.add(record.uid, files=files)
-            tags.update(record.tags.split(","))
-            licences[licence_of(row["extra"])] += 1
-            rows.append(index_row(record, span=span, bodies=[files[member.suffix] for member in span.members]))
-        size, sha256 = tar.close()
-    info: ShardInfo | None = None
-    if rows:
-        write_index(root / index_name(shard.name), rows, tar_sha256=sha256)
-        info = ShardInfo.model_validate(
-            {
-                "name": shard.name,
-                "task": shard.task,
-                "signature": shard.signature,
-                "split": shard.split,
-                "samples": len(rows),
-                "bytes": size,
-                "sha256": sha256,
-                "index_sha256": sha256_file(root / index_name(shard.name)),
-                "run_hash": run_hash,
-                "tag_counts": dict(sorted(tags.items())),
-                "licences": dict(sorted(licences.items())),
-            }
-        )
-    else:
-        path.unlink()
-    note = Written(plan=plan, info=info, rejects=tuple(rejects))
-    write_text(note_path(root, shard.name), note.model_dump_json() + "\n")
-    return note
+    def __init__(self, shard: ShardPlan, *, root: Path, run_hash: str, plan: str) -> None:
+        self._shard, self._root, self._run_hash, self._plan = shard, root, run_hash, plan
+        self._open = ExitStack()
+        self._rows: list[IndexRow] = []
+        self._rejects: list[Reject] = []
+        self._tags: Counter[str] = Counter()
+        self._licences: Counter[str] = Counter()
+        self._size, self._sha256 = 0, ""
+
+    def fill(self, *, parts: list[Path], read: ReadImage, config: BuildConfig, limits: Limits) -> None:
+        """Write the tar; records that cannot be stored become rejects."""
+        shard = self._shard
+        stream = self._open.enter_context(atomic_file(tar_path(self._root, shard.name)))
+        try:
+            with ShardTar(stream) as tar:
+                found = read_rows(parts, part=shard.part, offset=shard.offset)
+                for row, group in zip(found, shard.group.tolist(), strict=True):
+                    try:
+                        record, files = pack(
+                            row,
+                            read=read,
+                            config=config,
+                            split=shard.split,
+                            group=group.decode(),
+                            signature=shard.signature,
+                            limits=limits,
+                        )
+                    except Dropped as dropped:
+                        self._rejects.append(dropped.reject)
+                        continue
+                    span = tar.add(record.uid, files=files)
+                    self._tags.update(record.tags.split(","))
+                    self._licences[licence_of(row["extra"])] += 1
+                    phashes = [image["phash"] for image in row["images"]]
+                    self._rows.append(index_row(record, span=span, phashes=phashes))
+                self._size, self._sha256 = tar.close()
+        except BaseException as error:
+            self.discard(error)
+            raise
+
+    def finish(self) -> Written:
+        """Make the tar durable, then the index, then the note that says so."""
+        self._open.close()
+        name = self._shard.name
+        info: ShardInfo | None = None
+        if self._rows:
+            write_index(self._root / index_name(name), self._rows, tar_sha256=self._sha256)
+            info = ShardInfo.model_validate(
+                {
+                    "name": name,
+                    "task": self._shard.task,
+                    "signature": self._shard.signature,
+                    "split": self._shard.split,
+                    "samples": len(self._rows),
+                    "bytes": self._size,
+                    "sha256": self._sha256,
+                    "index_sha256": sha256_file(self._root / index_name(name)),
+                    "run_hash": self._run_hash,
+                    "tag_counts": dict(sorted(self._tags.items())),
+                    "licences": dict(sorted(self._licences.items())),
+                }
+            )
+        else:
+            tar_path(self._root, name).unlink()
+        note = Written(plan=self._plan, info=info, rejects=tuple(self._rejects))
+        write_text(note_path(self._root, name), note.model_dump_json() + "\n")
+        return note
+
+    def discard(self, error: BaseException) -> None:
+        """Leave nothing of the tar behind, because of `error`; a disk that is full or gone becomes what it means."""
+        self._open.__exit__(type(error), error, error.__traceback__)
 
 
 def licence_of(extra: str) -> str:

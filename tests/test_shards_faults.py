@@ -143,6 +143,8 @@ KEY = "a" * 32
         (span_of((f"{KEY}.json", b"not json")), "not of the format"),
         (span_of((f"{KEY}.json", b"[" * 100_000)), "not of the format"),
         (span_of((f"{KEY}.json", b'{"uid": 3}')), "not of the format"),
+        (span_of((f"{KEY}.json", b'{"uid": "a", "id": "b", "uid": "c"}')), "'uid' stands twice"),
+        (span_of((f"{KEY}.json", b'{"a": {"b": 1, "b": 2}}')), "'b' stands twice"),
         (span_of((f"{KEY}.json", b"{}"))[:-1], "leaves the sample"),
         (span_of((f"{KEY}.json", b"{}"), *[(f"{KEY}.ref{i}.jpg", b"") for i in range(40)]), "more than 32"),
         (b"\0" * 512, "no member name"),

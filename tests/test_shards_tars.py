@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib
 import io
+import random
+import sys
+import time
 import zlib
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tagmoe.shards.crc import checksum
 from tagmoe.shards.tars import ShardTar, split_span
 from webdataset import TarWriter
 
@@ -21,17 +28,81 @@ SAMPLES = st.lists(
 @settings(max_examples=80, deadline=None)
 def test_bytes_are_those_of_tarwriter(samples):
     theirs, ours = io.BytesIO(), io.BytesIO()
-    writer, tar = TarWriter(theirs, mtime=0, encoder=False, user="", group=""), ShardTar(ours)
-    for number, files in enumerate(samples):
-        key = f"{number:032x}"
-        writer.write({"__key__": key, **files})
-        span = tar.add(key, files=files)
-        data = ours.getvalue()[span.offset : span.offset + span.size]
-        assert (span.size, span.crc32) == (len(data), zlib.crc32(data))
-        assert split_span(data, key=key) == span.members
-        assert [m.suffix for m in span.members] == sorted(files)
-        assert {m.suffix: data[m.offset : m.offset + m.size] for m in span.members} == files
+    writer = TarWriter(theirs, mtime=0, encoder=False, user="", group="")
+    with ShardTar(ours) as tar:
+        spans = []
+        for number, files in enumerate(samples):
+            writer.write({"__key__": f"{number:032x}", **files})
+            spans.append(tar.add(f"{number:032x}", files=files))
+        size, digest = tar.close()
     writer.close()
-    size, digest = tar.close()
     assert ours.getvalue() == theirs.getvalue()
     assert (size, digest) == (len(ours.getvalue()), hashlib.sha256(ours.getvalue()).hexdigest())
+    for span, files in zip(spans, samples, strict=True):
+        data = ours.getvalue()[span.offset : span.offset + span.size]
+        assert (span.size, span.crc32) == (len(data), zlib.crc32(data))
+        assert split_span(data, key=span.key) == span.members
+        assert [m.suffix for m in span.members] == sorted(files)
+        assert {m.suffix: data[m.offset : m.offset + m.size] for m in span.members} == files
+        assert span.crcs == tuple(zlib.crc32(files[suffix]) for suffix in sorted(files))
+
+
+def test_large_and_small_samples_in_many_blocks():
+    rng = random.Random(0)
+    samples = [
+        {"json": rng.randbytes(99), "target.jpg": rng.randbytes(rng.choice([7, 70_000, 900_000]))} for _ in range(40)
+    ]
+    theirs, ours = io.BytesIO(), io.BytesIO()
+    writer = TarWriter(theirs, mtime=0, encoder=False, user="", group="")
+    with ShardTar(ours) as tar:
+        for number, files in enumerate(samples):
+            writer.write({"__key__": f"{number:032x}", **files})
+            tar.add(f"{number:032x}", files=files)
+        size, digest = tar.close()
+    writer.close()
+    assert ours.getvalue() == theirs.getvalue()
+    assert (size, digest) == (len(theirs.getvalue()), hashlib.sha256(theirs.getvalue()).hexdigest())
+
+
+class Full(io.RawIOBase):
+    """A disk with room for one block."""
+
+    written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.written += len(data)
+        if self.written > 1 << 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(data)
+
+
+def fill(disk: Full) -> None:
+    with ShardTar(disk) as tar:
+        for number in range(10_000):
+            tar.add(f"{number:032x}", files={"json": bytes(100_000)})
+            assert number < 1000, "a few blocks may be under way, not the whole shard"
+
+
+def test_a_fault_of_the_writing_thread_reaches_the_caller_and_nothing_writes_after_the_end():
+    disk = Full()
+    with pytest.raises(OSError, match="No space left"):
+        fill(disk)
+    written = disk.written
+    time.sleep(0.05)
+    assert disk.written == written
+
+
+@given(st.binary(max_size=5000), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_checksum_is_crc32_whatever_computes_it(data, start):
+    assert checksum(data) == zlib.crc32(data)
+    assert checksum(data, start) == zlib.crc32(data, start)
+
+
+def test_checksum_without_the_fast_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    monkeypatch.delitem(sys.modules, "tagmoe.shards.crc")
+    assert importlib.import_module("tagmoe.shards.crc").checksum is zlib.crc32

@@ -65,6 +65,54 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def stated_size(data: bytes, kind: Format) -> tuple[int, int] | None:
+    """(width, height) that the header states, without a decoder; None where only a decoder can say.
+
+    Whoever gets a size may rely on it: a header that a decoder could read otherwise gives None.
+    """
+    match kind:
+        case "jpeg":
+            return _jpeg_size(data)
+        case "png":
+            return _png_size(data)
+        case "webp":
+            return webp_size(data)
+        case _:
+            return None
+
+
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+"""JPEG markers that begin a frame header. Source: ITU-T T.81, table B.1."""
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Of the only frame header before the first scan."""
+    found: tuple[int, int] | None = None
+    at, end = 2, len(data) - 9
+    while at < end and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return found
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:
+            return None
+        if marker in _FRAMES:
+            if found is not None:
+                return None
+            found = data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
+            if not all(found):
+                return None
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return None
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """Of the first chunk, where no other of its kind comes before the pixels."""
+    pixels = data.find(b"IDAT", 24)
+    if data[12:16] != b"IHDR" or pixels < 0 or data.find(b"IHDR", 16, pixels) >= 0:
+        return None
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
 def webp_is_cut(data: bytes) -> bool:
     """Whether the RIFF header promises more bytes than there are."""
     return int.from_bytes(data[4:8], "little") + 8 > len(data)
