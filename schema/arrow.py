@@ -80,6 +80,7 @@ REJECTS = pa.schema(
 )
 
 _ROW_GROUP = 4096
+_BATCH = 256
 
 
 def dump_json(value: JsonValue) -> str:
@@ -98,16 +99,21 @@ def write_part(path: Path, records: Iterable[Annotation] | Iterable[Reject], *, 
     Returns:
         the number of records.
     """
-    count = 0
-    rows = (_to_row(record) for record in records)
+    count, todo = 0, iter(records)
     with (
         atomic_file(path) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", compression_level=3, version="2.6") as writer,
     ):
-        while group := list(islice(rows, _ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            count += len(group)
+        while group := list(_batches(islice(todo, _ROW_GROUP), schema)):
+            writer.write_table(pa.Table.from_batches(group, schema=schema))
+            count += sum(batch.num_rows for batch in group)
     return count
+
+
+def _batches(records: Iterator[Annotation | Reject], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Few rows at a time, since a row is ten times as large as Python objects as it is in Arrow."""
+    while rows := [_to_row(record) for record in islice(records, _BATCH)]:
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
 def _to_row(record: Frozen) -> dict[str, object]:
