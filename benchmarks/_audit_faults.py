@@ -1,6 +1,6 @@
 """Planted faults in real pairs: what each queue of the audit finds, as AUROC with intervals.
 
-    python -m benchmarks.audit_faults --corpora ../shared/corpora
+    python benchmarks/audit.py --only faults
 
 Real pairs with verified tags; in each of four folds a quarter of them gets one fault, so every pair is planted once and
 clean three times. Planted tags replace the probabilities as well: the audit cannot simply read the annotator's doubt.
@@ -10,7 +10,6 @@ with its pixels were fitted on their verified tags; the consensus of the corpus 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -22,11 +21,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageChops
 from tagmoe.annotate import evidence
+from tagmoe.annotate.audit.columns import Columns
+from tagmoe.annotate.audit.consensus import predict_tags
 from tagmoe.annotate.audit.duplicates import picture_groups
+from tagmoe.annotate.audit.embedded import read_records
+from tagmoe.annotate.audit.label_errors import blend, scope_margin, surprise
 from tagmoe.annotate.audit.queues import rank_all
 from tagmoe.annotate.audit.reading import load_columns
 from tagmoe.annotate.audit.sampling import nothing_verified
 from tagmoe.annotate.audit.statistics import auroc, auroc_interval
+from tagmoe.annotate.audit.textfeatures import TextVectors
+from tagmoe.annotate.local.annotator import LocalAnnotator
+from tagmoe.annotate.local.decide import choose
+from tagmoe.annotate.local.fusion import Calibration
 from tagmoe.schema import Annotation, CorpusSpec, ImageInfo, Pair, Run, RunInfo, load_taxonomy, make_uid
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
 from tagmoe.schema.configs.audit import AuditConfig
@@ -154,31 +161,49 @@ def record(row: int, item: Item) -> Annotation:
     )  # fmt: skip
 
 
-def write_run(root: Path, records: list[Annotation]) -> Run:
+def write_run(root: Path, records: list[Annotation], *, annotator: str) -> Run:
     write_part(root / "annotations" / part_name(0), records, schema=ANNOTATIONS)
     write_part(root / "rejects" / part_name(0), [], schema=REJECTS)
     part = PartInfo(part=0, annotations=len(records), rejects=0, sha256=hash_part(root, 0))
     info = RunInfo(
-        complete=True, run_hash="0" * 64, taxonomy=TAXONOMY.ref, annotator="planted@1", corpus_name="planted",
+        complete=True, run_hash="0" * 64, taxonomy=TAXONOMY.ref, annotator=annotator, corpus_name="planted",
         corpus=CorpusSpec(uri="planted"), fingerprint="0" * 64, rows=len(records), parts=[part],
     )  # fmt: skip
     save_run_info(root, info)
     return Run.open(root)
 
 
-def queue_scores(records: list[Annotation], *, alone: bool = False) -> dict[str, np.ndarray]:
-    """Scores of every queue; `alone` leaves the embedded annotator out of the second opinion."""
+READERS = ("", "unfitted", "consensus alone")
+"""Second opinions that are compared: as shipped; without what was fitted on these pairs; without the annotator."""
+
+
+def queue_scores(records: list[Annotation], *, reader: str = "", annotator: str = "planted@1") -> dict[str, np.ndarray]:
+    """Scores of every queue; of the two that rest on a second opinion only, where that is not the shipped one."""
     with TemporaryDirectory() as folder:
-        run = write_run(Path(folder), records)
+        run = write_run(Path(folder), records, annotator=annotator)
         columns = load_columns(run)
-        config = AuditConfig(second_readings=0) if alone else AuditConfig()
+        if reader:
+            chances = _opinion(run, columns, reader)
+            return {"wrong_scope": scope_margin(columns, chances), "wrong_tags": surprise(columns, chances)}
+        config = AuditConfig()
         pictures = picture_groups(columns, bits=config.near_duplicate_bits)
         ranked = rank_all(run, columns, pictures, verified=nothing_verified(columns), config=config)
         return {ranking.name: ranking.scores for ranking in ranked}
 
 
+def _opinion(run: Run, columns: Columns, reader: str) -> np.ndarray:
+    consensus = predict_tags(columns, TextVectors(run), seed=0)
+    if reader == "consensus alone":
+        return consensus
+    unfitted = LocalAnnotator()
+    unfitted.calibration = Calibration()
+    reading = read_records(run, columns, np.arange(len(columns)), annotator=unfitted)
+    assert reading is not None
+    return blend([consensus, reading.tags], columns)
+
+
 def plant(
-    items: list[Item], clean: list[Annotation], name: str, seed: int, *, alone: bool
+    items: list[Item], clean: list[Annotation], name: str, seed: int, *, reader: str
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Scores, labels and pair numbers of each fold."""
     queue, fault, possible = FAULTS[name]
@@ -195,7 +220,7 @@ def plant(
                 planted = fault(items[i], items[int(rng.choice(others))], rng)
                 records[i] = record(i, planted)
                 labels[i] = True
-        scores = queue_scores(records, alone=alone).get(queue, np.full(len(items), np.nan))
+        scores = queue_scores(records, reader=reader).get(queue, np.full(len(items), np.nan))
         usable = ~np.isnan(scores)
         usable[[i for i in range(len(items)) if i not in set(edits)]] = False
         yield scores[usable], labels[usable], np.flatnonzero(usable)
@@ -217,33 +242,55 @@ def interval_over_pairs(scores: np.ndarray, labels: np.ndarray, pair: np.ndarray
 
 
 def measure(corpora: Path, *, seeds: int) -> dict[str, object]:
+    """AUROC of the queues for planted faults, and for the faults that are really there."""
     items = load_items(corpora)
     clean = [record(i, item) for i, item in enumerate(items)]
-    results: dict[str, object] = {}
+    planted: dict[str, object] = {}
     for name, (queue, _, _) in FAULTS.items():
-        for alone in (False, True) if queue.startswith("wrong_") else (False,):
-            folds = [fold for seed in range(seeds) for fold in plant(items, clean, name, seed, alone=alone)]
+        for reader in READERS if queue.startswith("wrong_") else READERS[:1]:
+            folds = [fold for seed in range(seeds) for fold in plant(items, clean, name, seed, reader=reader)]
             scores, labels, pair = (np.concatenate(part) for part in zip(*folds, strict=True))
             estimate = interval_over_pairs(scores, labels, pair)
-            title = f"{name}, consensus of the corpus alone" if alone else name
-            results[title] = {"queue": queue, "planted": int(labels.sum()), **estimate.model_dump()}
-    found = queue_scores(clean)
-    mismatch = np.array([item.mismatch for item in items])
-    results["real mismatches"] = {
-        name: auroc_interval(scores[~np.isnan(scores)], mismatch[~np.isnan(scores)]).model_dump()
-        for name, scores in found.items()
-        if (~np.isnan(scores)).any()
+            title = f"{name}, {reader}" if reader else name
+            planted[title] = {"queue": queue, "planted": int(labels.sum()), **estimate.model_dump()}
+    return {"planted": planted, "real": {**_mismatches(items, clean), **_own_errors(items, clean)}}
+
+
+def _mismatches(items: list[Item], clean: list[Annotation]) -> dict[str, dict[str, object]]:
+    """Targets that reviewers found not to do what is asked."""
+    wrong = np.array([item.mismatch for item in items])
+    return {"target misses the request": _found(queue_scores(clean), wrong)}
+
+
+def _own_errors(items: list[Item], clean: list[Annotation]) -> dict[str, dict[str, object]]:
+    """The same records as the embedded annotator tags them: do the queues find its real mistakes?"""
+    annotator = LocalAnnotator(taxonomy=TAXONOMY)
+    tagged = [_tagged(annotator, known) for known in clean]
+    scores = queue_scores(tagged, annotator="local@1")
+    scope = np.array([_scope(item) not in made.tag_ids for item, made in zip(items, tagged, strict=True)])
+    any_tag = np.array([set(item.tags) != set(made.tag_ids) for item, made in zip(items, tagged, strict=True)])
+    return {
+        "wrong scope by the embedded annotator": _found({k: scores[k] for k in ("wrong_scope", "uncertain")}, scope),
+        "any wrong tag by the embedded annotator": _found({k: scores[k] for k in ("wrong_tags", "uncertain")}, any_tag),
     }
-    return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpora", type=Path, default=Path("../shared/corpora"))
-    parser.add_argument("--seeds", type=int, default=2)
-    arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.corpora, seeds=arguments.seeds), indent=2))
+def _tagged(annotator: LocalAnnotator, known: Annotation) -> Annotation:
+    references = sum(image.role.startswith("ref") for image in known.images)
+    opinion = annotator.opinion(known.instruction, task=known.task, references=references, evidence=known.evidence)
+    ids, _ = choose(opinion.calibrated, taxonomy=TAXONOMY, task=known.task)
+    names = {tier: TAXONOMY.names(ids, tier=tier) for tier in ("scope", "type", "preservation")}
+    return known.model_copy(
+        update={"tag_ids": ids, "scope": (*names["scope"], "")[0], "types": names["type"], "tag_probs": opinion.calibrated,
+                "preservation": names["preservation"], "annotator": annotator.provenance.annotator}
+    )  # fmt: skip
 
 
-if __name__ == "__main__":
-    main()
+def _found(scores: dict[str, np.ndarray], wrong: np.ndarray) -> dict[str, object]:
+    """AUROC of each queue that ranks anything."""
+    found: dict[str, object] = {}
+    for name, values in scores.items():
+        known = ~np.isnan(values)
+        if known.any() and np.ptp(values[known]) > 0:
+            found[name] = auroc_interval(values[known], wrong[known]).model_dump()
+    return found

@@ -1,158 +1,130 @@
-"""The audit: planted faults found, and 100,000 records audited: time, memory, and the page's size.
+"""The audit: planted faults found, 100,000 records audited, every picture checked, the page opened in Chromium.
 
-python -m benchmarks.audit [--corpora ../shared/corpora] [--records 100000]
+python benchmarks/audit.py [--only faults|scale|pictures|page] [--corpora ../shared/corpora] [--records 100000]
+
+Without --only everything is measured. With it, that part is measured and joined with what results/audit.json holds of the
+others, each with the machine it ran on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tagmoe.schema import CorpusSpec, Evidence, RunInfo, load_taxonomy, make_uid
-from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
-from tagmoe.schema.runs import PART_ROWS, PartInfo, hash_part, part_name, save_run_info
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _audit_faults import measure as measure_faults
-from _machine import machine, save
+from _audit_scale import check_all, open_page, time_audits
+from _machine import RESULTS, machine, save
 
-TAXONOMY = load_taxonomy()
-SETS = (
-    ("local editing", "object editing", "background preservation", "identity preservation", "style preservation"),
-    ("local editing", "attribute editing", "background preservation", "identity preservation", "style preservation"),
-    ("global editing", "style transfer", "structure preservation", "identity preservation"),
-    ("global editing", "background editing", "identity preservation", "style preservation"),
-    ("global editing", "illumination editing", "structure preservation", "identity preservation", "style preservation"),
-    ("viewpoint editing", "identity preservation", "style preservation"),
-)
-VERBS = ("add a {} to the table", "make the {} red", "turn the photo of a {} into a painting",
-         "put the {} on a beach", "light the {} from the left", "show the {} from behind")  # fmt: skip
+Section = dict[str, Any]
 
 
-def write_large_run(root: Path, records: int, *, seed: int = 0) -> None:
-    """A run with distinct instructions, probabilities, evidence and pictures, written column by column."""
-    rng = np.random.default_rng(seed)
-    parts: list[PartInfo] = []
-    for part, start in enumerate(range(0, records, PART_ROWS)):
-        rows = np.arange(start, min(start + PART_ROWS, records))
-        path = root / "annotations" / part_name(part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(_table(rows, rng), path, compression="zstd", row_group_size=4096)
-        write_part(root / "rejects" / part_name(part), [], schema=REJECTS)
-        parts.append(PartInfo(part=part, annotations=len(rows), rejects=0, sha256=hash_part(root, part)))
-    info = RunInfo(
-        complete=True, run_hash="1" * 64, taxonomy=TAXONOMY.ref, annotator="server@1", corpus_name="large",
-        corpus=CorpusSpec(uri=str(root / "no-corpus")), fingerprint="0" * 64, rows=records, parts=parts,
-    )  # fmt: skip
-    save_run_info(root, info)
-
-
-def _table(rows: np.ndarray, rng: np.random.Generator) -> pa.Table:
-    count = len(rows)
-    kind = rng.integers(0, len(SETS), count)
-    ids = [TAXONOMY.ids(SETS[k]) for k in kind]
-    probs = np.full((count, 18), 0.0, np.float32)
-    for place, tags in enumerate(ids):
-        probs[place, list(tags)] = 1
-    probs = np.clip(np.abs(probs - rng.beta(1, 8, probs.shape)), 0.01, 0.99).astype(np.float32)
-    fields = list(Evidence.model_fields)
-    evidence = rng.normal(0.3, 0.2, (count, len(fields))).astype(np.float32).clip(0.001, 1)
-    evidence[:, fields.index("changed_fraction")] = np.where(kind < 2, 0.1, 0.7) * rng.uniform(0.2, 1.3, count)
-    evidence[:, fields.index("scale")] = 1
-    words = rng.integers(0, 5000, (count, 2))
-    names = [f"r{row}" for row in rows]
-    images = []
-    for place, row in enumerate(rows.tolist()):
-        for role in ("source", "target"):
-            sha = f"{row:x}{role[0].encode().hex()}".rjust(64, "0")
-            hashes = int(rng.integers(0, 1 << 63)) if row % 10 or place == 0 else images[-2]["phash"]
-            images.append({"role": role, "uri": f"images/{row}_{role}.jpg", "member": None, "row": None, "column": None,
-                           "sha256": sha, "phash": hashes, "width": 512, "height": 512, "format": "jpeg"})  # fmt: skip
-    image_type = ANNOTATIONS.field("images").type
-    two = pa.array(np.arange(0, 2 * count + 1, 2), pa.int32())
-    columns = {
-        "corpus": ["large"] * count, "row": rows, "uid": [make_uid("large", n) for n in names], "id": names,
-        "task": ["edit"] * count,
-        "instruction": [f"{VERBS[k].format(f'thing{a}')} near item{b}" for k, (a, b) in zip(kind, words, strict=True)],
-        "scope": [TAXONOMY.names(t, tier="scope")[0] for t in ids],
-        "types": [list(TAXONOMY.names(t, tier="type")) for t in ids],
-        "preservation": [list(TAXONOMY.names(t, tier="preservation")) for t in ids],
-        "tag_ids": ids, "tag_probs": probs.tolist(), "tag_probs_raw": probs.tolist(), "calibration": ["none"] * count,
-        "annotator": ["server@1"] * count, "model": ["m"] * count, "model_revision": [""] * count,
-        "prompt_version": ["1"] * count, "taxonomy": [TAXONOMY.ref] * count,
-        "evidence": pa.StructArray.from_arrays([pa.array(c) for c in evidence.T], names=fields),
-        "images": pa.ListArray.from_arrays(two, pa.array(images, image_type.value_type)),
-        "warnings": [["scope_unsure_0.55"] if row % 20 == 0 else [] for row in rows.tolist()],
-        "reasons": [[] for _ in range(count)], "extra": ["{}"] * count,
-    }  # fmt: skip
-    arrays = [c if isinstance(c, pa.Array) else pa.array(c, type=ANNOTATIONS.field(n).type) for n, c in columns.items()]
-    return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
-
-
-def time_audit(records: int) -> dict[str, object]:
-    """Wall time and peak memory of `tagmoe audit` in a process of its own."""
-    with TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_large_run(root / "run", records)
-        code = (
-            "import json, resource, sys, time; from pathlib import Path\n"
-            "import tagmoe.annotate.audit.build as b\n"
-            "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; start = time.monotonic()\n"
-            f"b.audit(b.Inputs(run=Path({str(root / 'run')!r})), Path({str(root / 'out')!r}), quiet=True)\n"
-            "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-            "print(json.dumps({'seconds': time.monotonic() - start, 'peak_mib': peak, 'imports_mib': base}))\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        result: dict[str, object] = json.loads(done.stdout)
-        result["records"] = records
-        result["page_mib"] = round((root / "out" / "report.html").stat().st_size / 2**20, 2)
-    return result
-
-
-def _summary(faults: dict[str, dict[str, object]], scale: list[dict[str, object]]) -> str:
-    lines = ["### Audit", "", "Planted faults in the real pairs of the sample corpora, AUROC of the queue [95 %]:", ""]
-    lines += ["| fault | queue | planted | AUROC |", "|---|---|---|---|"]
-    for name, row in faults.items():
-        if name != "real mismatches":
-            lines.append(
-                f"| {name} | {row['queue']} | {row['planted']} | {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] |"
-            )
-    lines += [
-        "",
+def _faults(found: Section) -> Iterator[str]:
+    yield from ("Planted faults in the real pairs of the sample corpora, AUROC of the queue [95 %]:", "")
+    yield from ("| fault | queue | planted | AUROC |", "|---|---|---|---|")
+    for name, row in found["planted"].items():
+        yield f"| {name} | {row['queue']} | {row['planted']} | {_estimate(row)} |"
+    yield ""
+    yield (
         "The embedded annotator never trained on these pairs, but the few numbers that join its text with its pixels were "
-        "fitted on their verified tags; the rows with the consensus alone are free of that. Intervals draw whole pairs.",
-    ]
-    lines += ["", "Real mismatches marked by reviewers (0.5 is chance):", "", "| queue | AUROC |", "|---|---|"]
-    for name, row in faults["real mismatches"].items():
-        lines.append(f"| {name} | {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] |")  # type: ignore[index]
-    lines += ["", "| records | seconds | peak MiB | page MiB |", "|---|---|---|---|"]
-    lines += [f"| {row['records']:,} | {row['seconds']:.1f} | {row['peak_mib']} | {row['page_mib']} |" for row in scale]
+        "fitted on their verified tags. Rows `unfitted` put those numbers back to their defaults, rows `consensus alone` "
+        "leave the annotator out: both are free of these pairs. Intervals draw whole pairs."
+    )
+    yield from ("", "Real faults (0.5 is chance):", "", "| fault | queue | real ones | AUROC |", "|---|---|---|---|")
+    for fault, queues in found["real"].items():
+        for name, row in queues.items():
+            yield f"| {fault} | {name} | {row['n']} | {_estimate(row)} |"
+
+
+def _estimate(row: Section) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _scale(found: Section) -> Iterator[str]:
+    yield from (
+        "Audits with the default settings: 20,000 second readings, 320 records with pictures, 1,000 pictures checked.",
+        "",
+    )
+    yield from (
+        "| records | seconds, median (min to max) | peak MiB | of it imports | page MiB |",
+        "|---|---|---|---|---|",
+    )
+    for row in found["sizes"]:
+        t = row["seconds"]
+        yield (
+            f"| {row['records']:,} | {t['median']:.1f} ({t['min']:.1f} to {t['max']:.1f}, {t['runs']} runs) "
+            f"| {row['peak_mib']} | {row['imports_mib']} | {row['page_mib']} |"
+        )
+
+
+def _pictures(found: Section) -> Iterator[str]:
+    yield (
+        f"`--check-pictures all`: {found['pictures']:,} pictures in {found['seconds']:.1f} s ({found['per_second']:,.0f} a second, "
+        f"files in the page cache), {found['peak_mib'] - found['before_mib']} MiB on top of {found['before_mib']}; "
+        f"{found['changed']} changed and {found['unreadable']} deleted ones were planted, {found['named']} are named."
+    )
+
+
+def _page(found: Section) -> Iterator[str]:
+    t = found["seconds"]
+    yield (
+        f"The page over {found['records']:,} records ({found['cards']} cards, {found['pictured']} with pictures, "
+        f"{found['page_mib']} MiB) in {found['browser']}, from a file: load event after {t['median']:.2f} s "
+        f"(median of {t['runs']}, {t['min']:.2f} to {t['max']:.2f}), {len(found['problems'])} console errors or requests."
+    )
+
+
+WORDS: dict[str, Callable[[Section], Iterator[str]]] = {
+    "faults": _faults, "scale": _scale, "pictures": _pictures, "page": _page,
+}  # fmt: skip
+
+
+def _summary(sections: dict[str, Section]) -> str:
+    lines = ["### Audit"]
+    for name, words in WORDS.items():
+        if name in sections:
+            lines += ["", *words(sections[name])]
     return "\n".join(lines)
 
 
+def _known() -> dict[str, Section]:
+    path = RESULTS / "audit.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return {name: found[name] for name in WORDS if isinstance(found.get(name), dict) and "machine" in found[name]}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, default=Path(__file__).parents[2] / "shared" / "corpora")
+    parser.add_argument("--only", choices=list(WORDS))
     parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3, help="audits of each size; the page is opened twice as often")
     parser.add_argument("--seeds", type=int, default=2)
-    arguments = parser.parse_args()
-    started = time.monotonic()
-    scale = [time_audit(count) for count in sorted({arguments.records // 10, arguments.records})]
-    faults = measure_faults(arguments.corpora, seeds=arguments.seeds)
-    result: dict[str, object] = {
-        "machine": machine("numpy", "pyarrow", "pillow", "tagmoe"), "faults": faults, "scale": scale,
-        "seconds": round(time.monotonic() - started, 1), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }  # fmt: skip
-    save("audit", result, summary=_summary(faults, scale))  # type: ignore[arg-type]
+    asked = parser.parse_args()
+    photos = sorted(
+        p
+        for name in ("comfy-template-pairs", "magicbrush-sample")
+        for p in (asked.corpora / name / "images").glob("*.jpg")
+    )
+    parts: dict[str, Callable[[], Section]] = {
+        "faults": lambda: measure_faults(asked.corpora, seeds=asked.seeds),
+        "scale": lambda: {"sizes": time_audits(photos, records=asked.records, rounds=asked.rounds)},
+        "pictures": lambda: check_all(photos, records=asked.records),
+        "page": lambda: open_page(photos, records=asked.records, rounds=2 * asked.rounds),
+    }
+    sections = _known()
+    for name, part in parts.items():
+        if asked.only in (None, name):
+            started = time.monotonic()
+            found = part()
+            took = round(time.monotonic() - started, 1)
+            sections[name] = {**found, "took": took, "machine": machine("numpy", "pyarrow", "pillow", "tagmoe")}
+    save("audit", dict(sections), summary=_summary(sections))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,15 @@ def test_a_record_never_votes_on_itself(tmp_path: Path):
     assert np.abs(after - before).max() > 1e-3
 
 
+def test_words_in_groups_are_the_sums_of_their_buckets(tmp_path: Path):
+    run, _ = columns_of(tmp_path, _corpus_with_labels(30, set()))
+    texts = TextVectors(run)
+    every = np.arange(30)
+    dense = texts.dense(every)
+    assert np.linalg.norm(dense, axis=1) == pytest.approx(1)
+    assert texts.grouped(every, groups=128) == pytest.approx(dense.reshape(30, 128, -1).sum(axis=2), abs=1e-6)
+
+
 def test_the_embedded_annotator_reads_the_chosen_records_again(tmp_path: Path):
     texts = ["remove the dog", "turn this into an oil painting", "make the car red"]
     records = [make_record(i, instruction=text) for i, text in enumerate(texts)]
@@ -143,7 +152,12 @@ def test_the_embedded_annotator_reads_the_chosen_records_again(tmp_path: Path):
         opinion = annotator.opinion(record.instruction, task="edit", evidence=record.evidence)
         assert reading.tags[row] == pytest.approx(opinion.calibrated, abs=1e-5)
     assert np.isnan(reading.tags[2]).all()
-    assert np.isnan(reading.intents[2]).all()
+    assert reading.intents is None, "a few records' intents say nothing about the corpus's direction"
+    everyone = read_records(run, columns, np.arange(3))
+    assert everyone is not None
+    assert everyone.intents is not None
+    assert everyone.tags[:2] == pytest.approx(reading.tags[:2])
+    assert (everyone.intents.max(axis=1) > 0.5).all()
     assert reading.tags[1, 8] > 0.5 > reading.tags[0, 8], "style transfer"
 
 

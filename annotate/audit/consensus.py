@@ -7,6 +7,8 @@ labels because each record moves it little.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,9 +16,10 @@ from .columns import Columns
 from .textfeatures import BUCKETS, TextVectors
 
 Floats = NDArray[np.float32]
+Found = TypeVar("Found")
 
 _FOLDS = 5
-_BATCH = 4096
+_BATCH = 2048
 _MOST_TRAINED = 40_000
 """Records the model is fitted on; more would not change what 1,300 weights can say."""
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
@@ -90,24 +93,27 @@ def by_weights(features: Features, tags: NDArray[np.bool_], fold: NDArray[np.int
     """The regression solved among the features, from Gram matrices summed over batches: flat memory for many records."""
     trained = np.sort(np.random.default_rng(seed).permutation(len(tags))[:_MOST_TRAINED])
     grams, moments = _accumulate(features, tags, fold, trained)
-    sample = trained[: 4 * _BATCH]
-    best: tuple[float, Floats] | None = None
+    whole, target = grams.sum(axis=0, dtype=np.float64), moments.sum(axis=0)
+    held = trained[fold[trained] == 0][: 4 * _BATCH]
+    best: tuple[float, tuple[float, Floats]] | None = None
     for strength in _STRENGTHS:
-        weights = _solve(grams, moments, strength)
-        guess = _apply(features, weights, fold, sample)
-        best = _better(best, float(((guess - tags[sample]) ** 2).mean()), weights)
+        weights = _solve(whole - grams[0], target - moments[0], strength)
+        guess = _apply(features, weights[None], np.zeros_like(fold), held)
+        best = _better(best, float(((guess - tags[held]) ** 2).mean()), (strength, weights))
     assert best is not None
-    return _apply(features, best[1], fold, np.arange(len(tags)))
+    strength, first = best[1]
+    others = [_solve(whole - grams[part], target - moments[part], strength) for part in range(1, _FOLDS)]
+    return _apply(features, np.stack([first, *others]), fold, np.arange(len(tags)))
 
 
-def _better(best: tuple[float, Floats] | None, error: float, found: Floats) -> tuple[float, Floats]:
+def _better(best: tuple[float, Found] | None, error: float, found: Found) -> tuple[float, Found]:
     return (error, found) if best is None or error < best[0] else best
 
 
 def _accumulate(
     features: Features, tags: NDArray[np.bool_], fold: NDArray[np.int64], trained: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    grams = np.zeros((_FOLDS, features.size, features.size))
+) -> tuple[Floats, NDArray[np.float64]]:
+    grams = np.zeros((_FOLDS, features.size, features.size), np.float32)
     moments = np.zeros((_FOLDS, features.size, tags.shape[1]))
     for part in range(_FOLDS):
         mine = trained[fold[trained] == part]
@@ -119,13 +125,12 @@ def _accumulate(
     return grams, moments
 
 
-def _solve(grams: NDArray[np.float64], moments: NDArray[np.float64], strength: float) -> Floats:
-    """[folds, size, K], weights fitted without each fold."""
-    penalty = np.full(grams.shape[1], strength)
+def _solve(gram: NDArray[np.float64], moments: NDArray[np.float64], strength: float) -> Floats:
+    """[size, K]; `gram` is used up."""
+    penalty = np.full(len(gram), strength)
     penalty[-1] = _CONSTANT
-    whole, target = grams.sum(axis=0), moments.sum(axis=0)
-    solved = [np.linalg.solve(whole - grams[part] + np.diag(penalty), target - moments[part]) for part in range(_FOLDS)]
-    return np.stack(solved).astype(np.float32)
+    gram[np.diag_indices_from(gram)] += penalty
+    return np.linalg.solve(gram, moments).astype(np.float32)
 
 
 def _apply(features: Features, weights: Floats, fold: NDArray[np.int64], index: NDArray[np.int64]) -> Floats:
@@ -133,7 +138,7 @@ def _apply(features: Features, weights: Floats, fold: NDArray[np.int64], index: 
     for start in range(0, len(index), _BATCH):
         part = index[start : start + _BATCH]
         rows = features.rows(part)
-        for number in range(_FOLDS):
+        for number in range(len(weights)):
             mine = fold[part] == number
             out[start : start + len(part)][mine] = rows[mine] @ weights[number]
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from ...schema import ConfigError, Evidence, Run
 from ...schema.evidence import EVIDENCE_FIELDS
 from .columns import REFERENCE, Columns
 from .details import first_chars
+
+if TYPE_CHECKING:
+    from ..local.annotator import LocalAnnotator
 
 Floats = NDArray[np.float32]
 
@@ -23,21 +27,23 @@ class Reading:
 
     tags: Floats
     """[N, K]"""
-    intents: Floats
-    """[N, I], largest P(intent) over the clauses of the instruction."""
+    intents: Floats | None
+    """[N, I], largest P(intent) over the clauses of the instruction; None where not every record was asked about."""
 
 
-def read_records(run: Run, columns: Columns, index: NDArray[np.int64]) -> Reading | None:
+def read_records(
+    run: Run, columns: Columns, index: NDArray[np.int64], *, annotator: LocalAnnotator | None = None
+) -> Reading | None:
     """Ask the embedded annotator about the records `index`; None when it does not know the run's taxonomy."""
     from ..local.annotator import LocalAnnotator
     from ..local.record import NAMES
 
     try:
-        annotator = LocalAnnotator(taxonomy=columns.taxonomy)
+        annotator = annotator or LocalAnnotator(taxonomy=columns.taxonomy)
     except ConfigError:
         return None
     tags = np.full(columns.tags.shape, np.nan, np.float32)
-    intents = np.full((len(columns), len(NAMES)), np.nan, np.float32)
+    intents = np.empty((len(columns), len(NAMES)), np.float32) if len(index) == len(columns) else None
     references = np.bincount(columns.pictures.record[columns.pictures.role >= REFERENCE], minlength=len(columns))
     measured = columns.measured
     wanted = np.zeros(len(columns), bool)
@@ -52,7 +58,8 @@ def read_records(run: Run, columns: Columns, index: NDArray[np.int64]) -> Readin
                 text, task=columns.task[record], references=int(references[record]), evidence=evidence
             )
             tags[record] = opinion.calibrated
-            intents[record] = annotator.model.intents(opinion.reading.vectors).max(axis=0, initial=0)
+            if intents is not None:
+                intents[record] = annotator.model.intents(opinion.reading.vectors).max(axis=0, initial=0)
         start += batch.num_rows
     return Reading(tags, intents)
 

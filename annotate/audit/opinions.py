@@ -11,7 +11,7 @@ from ...schema import Run
 from ...schema.configs.audit import AuditConfig
 from .columns import Columns
 from .consensus import predict_tags
-from .embedded import Reading, read_records
+from .embedded import read_records
 from .label_errors import blend, surprise
 from .textfeatures import TextVectors
 
@@ -44,11 +44,8 @@ def gather_opinions(run: Run, columns: Columns, texts: TextVectors, *, config: A
     opinions = [consensus] if reading is None or own_work else [consensus, reading.tags]
     mixed, stated = blend(opinions, columns), columns.probs
     halves = np.where(np.isnan(mixed), stated, (mixed + stated) / 2)
-    return Opinions(np.where(np.isnan(stated), mixed, halves).astype(np.float32), _intents(columns, reading, asked))
-
-
-def _intents(columns: Columns, reading: Reading | None, asked: NDArray[np.int64]) -> Floats | None:
-    return reading.intents if reading is not None and len(asked) == len(columns) else None
+    chances = np.where(np.isnan(stated), mixed, halves).astype(np.float32)
+    return Opinions(chances, reading.intents if reading is not None else None)
 
 
 def choose_readings(

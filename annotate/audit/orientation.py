@@ -25,6 +25,7 @@ _LEAST = 24
 _MOST_TRAINED = 12_000
 _WORD_BUCKETS = 128
 _STEPS = 12
+_BLOCK = 2048
 _CROSSED = (0, 4, 6)
 """Differences whose direction depends on the request: edge energy, detail, flatness."""
 _ADDS = {"add": 1, "wear": 1, "text": 1, "multi_add": 1, "remove": -1, "multi_remove": -1, "bg_remove": -1,
@@ -52,7 +53,7 @@ def requests_of(columns: Columns, texts: TextVectors, intents: Floats | None) ->
         return Requests(lambda index: intents[index], intents @ signs)
 
     def words(index: NDArray[np.int64]) -> Floats:
-        return texts.dense(index).reshape(len(index), _WORD_BUCKETS, -1).sum(axis=2)
+        return texts.grouped(index, groups=_WORD_BUCKETS)
 
     return Requests(words, np.zeros(len(columns), np.float32))
 
@@ -121,15 +122,17 @@ def _fit(design: Floats, *, start: Floats | None = None) -> Floats:
     The prior: edges grow where things are added and shrink where they are removed; nothing else is assumed. The
     objective is concave, so `start` changes only how soon the steps end.
     """
-    x = design.astype(np.float64)
-    ridge = np.full(x.shape[1], 8.0)
-    prior = np.zeros(x.shape[1])
+    ridge = np.full(design.shape[1], 8.0)
+    prior = np.zeros(design.shape[1])
     ridge[-1], prior[-1] = 200.0, _ADDS_WEIGHT
     weights = prior.copy() if start is None else start.astype(np.float64)
     for _ in range(_STEPS):
-        forward = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (1 - forward) - ridge * (weights - prior)
-        curvature = (x * (forward * (1 - forward))[:, None]).T @ x + np.diag(ridge)
+        gradient, curvature = -ridge * (weights - prior), np.diag(ridge)
+        for begin in range(0, len(design), _BLOCK):  # blocks, so that no second copy of the design is held
+            x = design[begin : begin + _BLOCK].astype(np.float64)
+            forward = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+            gradient += x.T @ (1 - forward)
+            curvature += (x * (forward * (1 - forward))[:, None]).T @ x
         step = np.linalg.solve(curvature, gradient)
         weights += step
         if float(np.abs(step).max()) < 1e-4:

@@ -42,7 +42,8 @@ def load_columns(run: Run) -> Columns:
         start += batch.num_rows
 
     def joined(name: str) -> NDArray[np.generic]:
-        return np.concatenate(pieces[name]) if name in pieces else _EMPTY(taxonomy)[name]
+        # taken out, so that no column is held twice once it is whole
+        return np.concatenate(pieces.pop(name)) if name in pieces else _EMPTY(taxonomy)[name]
 
     pictures = Pictures(**{name: joined(f"image_{name}") for name in Pictures.__dataclass_fields__})  # type: ignore[arg-type]
     own = [name for name in Columns.__dataclass_fields__ if name not in ("taxonomy", "id", "uid", "pictures")]

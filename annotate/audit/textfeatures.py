@@ -50,9 +50,15 @@ class TextVectors:
 
     def dense(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """[len(index), BUCKETS], rows of length one (zero for an empty text)."""
+        return self.grouped(index, groups=BUCKETS)
+
+    def grouped(self, index: NDArray[np.int64], *, groups: int) -> NDArray[np.float32]:
+        """[len(index), groups], the same with neighbouring buckets added up; `groups` divides BUCKETS."""
         lengths = self._start[index + 1] - self._start[index]
         row = np.repeat(np.arange(len(index)), lengths)
         offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        out = np.zeros((len(index), BUCKETS), np.float32)
-        out[row, self._buckets[np.repeat(self._start[index], lengths) + offset]] = 1
-        return out / np.sqrt(np.maximum(lengths, 1))[:, None].astype(np.float32)
+        column = self._buckets[np.repeat(self._start[index], lengths) + offset] // np.uint16(BUCKETS // groups)
+        out = np.zeros((len(index), groups), np.float32)
+        np.add.at(out.reshape(-1), row * groups + column, np.float32(1))
+        out /= np.sqrt(np.maximum(lengths, 1))[:, None].astype(np.float32)
+        return out

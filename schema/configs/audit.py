@@ -37,7 +37,7 @@ class AuditConfig(Config):
     check_pictures: Literal["all", "shown"] | Annotated[int, Field(ge=0)] = 1000
     """Pictures to read again and compare with the recorded sha256: every one, only those that the page shows, or those
     and this many drawn at random."""
-    second_readings: int = Field(default=40_000, ge=0, le=10_000_000)
+    second_readings: int = Field(default=20_000, ge=0, le=10_000_000)
     """Records that the embedded annotator reads again; of a larger run the most surprising ones and a random draw."""
     half_width: float = Field(default=0.05, gt=0.001, lt=0.5)
     """Half-width of the interval that the sampling plan aims at."""
