@@ -11,32 +11,30 @@ from _annotate_stub import Stub, annotate_config, make_corpus, workspace
 from _machine import machine, save
 
 
-def bench_memory(sizes: list[int], *, pictures: bool) -> None:
+def bench_memory(sizes: list[int]) -> None:
     """Peak memory of one process that annotates corpora of growing size; each size in its own process."""
     context = multiprocessing.get_context("spawn")
     found = []
     for size in sizes:
         answers = context.Queue()
-        process = context.Process(target=_memory_of, args=(size, pictures, answers))
+        process = context.Process(target=_memory_of, args=(size, answers))
         process.start()
         found.append(answers.get(timeout=3600))
         process.join()
-    result = {"machine": machine("tagmoe", "openai"), "pictures": pictures, "runs": found}
+    result = {"machine": machine("tagmoe", "openai"), "runs": found}
     rows = [f"| {run['records']:,} | {run['peak_mib']} | {run['seconds']} |" for run in found]
     table = ["| records | peak MiB of the main process | seconds |", "|---|---|---|", *rows]
-    what = "two 64 px JPEGs a record" if pictures else "records without pictures"
     note = "Finished records of the part in progress lie on disk; memory holds their places. "
-    summary = [f"### annotate: memory against corpus size (server, {what})", "", *table, ""]
-    command = f"Command: `python benchmarks/annotate.py memory{'' if pictures else ' --text-only'}`."
-    name = "annotate_memory" if pictures else "annotate_memory_text"
-    save(name, result, summary="\n".join([*summary, note + command]))
+    summary = ["### annotate: memory against corpus size (server, two 64 px JPEGs a record)", "", *table, ""]
+    command = "Command: `python benchmarks/annotate.py memory`."
+    save("annotate_memory", result, summary="\n".join([*summary, note + command]))
 
 
-def _memory_of(size: int, pictures: bool, answers: Any) -> None:
+def _memory_of(size: int, answers: Any) -> None:
     from tagmoe.annotate.runner import annotate
 
     with workspace() as folder:
-        corpus = make_corpus(folder / "corpus", records=size, side=64, pictures=pictures)
+        corpus = make_corpus(folder / "corpus", records=size, side=64)
         stub = Stub(0.0)
         started = time.perf_counter()
         annotate(annotate_config(corpus, url=stub.url, concurrency=16), out=folder / "run", quiet=True)

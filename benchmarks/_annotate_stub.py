@@ -17,7 +17,7 @@ from typing import Any
 MODEL = "stub"
 
 
-def make_corpus(folder: Path, *, records: int, side: int, pictures: bool = True) -> Path:
+def make_corpus(folder: Path, *, records: int, side: int) -> Path:
     """A corpus of `records` edits whose pictures (few distinct files, side x side JPEGs) are shared between records."""
     import numpy as np
     from PIL import Image
@@ -30,7 +30,7 @@ def make_corpus(folder: Path, *, records: int, side: int, pictures: bool = True)
         picture.save(folder / "images" / f"{i}.jpg", quality=90)
     with (folder / "manifest.jsonl").open("w") as lines:
         for i in range(records):
-            pair = {"source": f"images/{i % 32}.jpg", "target": f"images/{(i * 7 + 1) % 32}.jpg"} if pictures else {}
+            pair = {"source": f"images/{i % 32}.jpg", "target": f"images/{(i * 7 + 1) % 32}.jpg"}
             row = {"id": f"r{i}", "task": "edit", "instruction": f"Paint thing {i} blue.", **pair}
             lines.write(json.dumps(row) + "\n")
     return folder

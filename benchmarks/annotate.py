@@ -50,7 +50,6 @@ def main() -> None:
     engine.add_argument("--repeats", type=int, default=5)
     memory = arms.add_parser("memory")
     memory.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 50000])
-    memory.add_argument("--text-only", action="store_true", help="records without pictures: faster")
     parts = arms.add_parser("parts")
     parts.add_argument("--records", type=int, default=512)
     parts.add_argument("--repeats", type=int, default=3)
@@ -71,7 +70,7 @@ def run(options: dict[str, Any]) -> None:
         case "vllm":
             bench_vllm(**options)
         case "memory":
-            bench_memory(options["sizes"], pictures=not options["text_only"])
+            bench_memory(options["sizes"])
         case "parts":
             bench_parts(**options)
         case "tokens":
