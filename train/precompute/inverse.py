@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from ...schema import PART_ROWS, Annotation, ConfigError, Reject, Run, Taxonomy, load_taxonomy, make_uid
-from ...schema.arrow import ANNOTATIONS, REJECTS, hash_parts, write_part
-from ...schema.runs import PartInfo, part_name, save_run_info
+from ...schema.arrow import hash_parts
+from ...schema.runs import PartInfo, save_part, save_run_info
 from ...schema.warnings import warning_name
 from .wording import invert_instruction
 
@@ -54,7 +53,7 @@ def invert_run(run: Path, *, out: Path) -> Inverted:
     for number, outcomes in groupby(_outcomes(source, taxonomy), key=lambda outcome: outcome.row // PART_ROWS):
         part = list(outcomes)
         reasons.update(o.detail for o in part if isinstance(o, Reject) and o.reason == "filtered")
-        parts.append(_write_part(out, number, part))
+        parts.append(save_part(out, number, part))
     inverted = sum(part.annotations for part in parts)
     info = source.info.model_copy(
         update={
@@ -141,19 +140,3 @@ def _exchanged(
         if max(first, second) < len(probs):
             moved[first] = probs[second]
     return tuple(moved)
-
-
-def _write_part(root: Path, number: int, outcomes: list[Annotation | Reject]) -> PartInfo:
-    annotations = [outcome for outcome in outcomes if isinstance(outcome, Annotation)]
-    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
-    paths = [root / kind / part_name(number) for kind in ("annotations", "rejects")]
-    write_part(paths[0], annotations, schema=ANNOTATIONS)
-    write_part(paths[1], rejects, schema=REJECTS)
-    return PartInfo(
-        part=number,
-        annotations=len(annotations),
-        rejects=len(rejects),
-        sha256=hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest(),
-        reasons=dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        warnings=dict(sorted(Counter(warning_name(w) for a in annotations for w in a.warnings).items())),
-    )
