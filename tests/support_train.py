@@ -112,6 +112,11 @@ class ToySource:
         start = within // len(TASKS) * self.batch_size
         return epoch, [group[i] for i in order[start : start + self.batch_size]]
 
+    snapshot = None
+
+    def replaced(self, number: int) -> tuple[str, ...]:
+        return ()
+
     def state(self) -> dict[str, object]:
         return {"source": "toy", "seed": self.seed}
 

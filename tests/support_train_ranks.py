@@ -19,7 +19,7 @@ from support_train import ToySource, toy_config
 from tagmoe.schema import StoppedError
 from tagmoe.train.engine.ranks import start_ranks, stop_ranks
 from tagmoe.train.loop import train
-from tagmoe.train.losses import expert_counts, load_balance_loss
+from tagmoe.train.losses import expert_counts, load_balance_loss, mean_scores
 from tagmoe.train.router import Routing
 
 
@@ -44,7 +44,8 @@ def saturated(path: Path) -> None:
     routing = [Routing(logits, logits.argmax(-1, keepdim=True), scores, scores)]
     own = expert_counts(routing)
     everyone = ranks.sum_(own.clone())
-    numbers = {"global": load_balance_loss(routing, everyone).item(), "micro": load_balance_loss(routing, own).item()}
+    scores = mean_scores(routing)
+    numbers = {"global": load_balance_loss(scores, everyone).item(), "micro": load_balance_loss(scores, own).item()}
     path.with_suffix(f".{ranks.rank}").write_text(json.dumps(numbers))
 
 

@@ -76,20 +76,19 @@ def planned_peak(config: TrainConfig):
 
 
 @pytest.mark.parametrize(
-    ("sets", "phase"),
+    "sets",
     [
-        (LONG, "backward"),
-        ({**LONG, "engine__activation_checkpointing": True}, "backward"),
-        ({**LONG, "moe__ffn": "dense", "moe__upcycle": "none"}, "backward"),
-        ({**LONG, "moe__layout": "released", "moe__layers": 1}, "backward"),
-        ({**LONG, "moe__router_input": "unmodulated+timestep", "moe__layers": 3}, "backward"),
-        (WIDE, "optimizer step"),
+        LONG,
+        {**LONG, "engine__activation_checkpointing": True},
+        {**LONG, "moe__ffn": "dense", "moe__upcycle": "none"},
+        {**LONG, "moe__layout": "released", "moe__layers": 1},
+        {**LONG, "moe__router_input": "unmodulated+timestep", "moe__layers": 3},
+        WIDE,
     ],
 )
-def test_the_plan_is_within_10_percent_of_torchs_memory_tracker(sets, phase):
+def test_the_plan_is_within_10_percent_of_torchs_memory_tracker(sets):
     config = toy_config(**{"alignment__embedding": "learnable", "engine__ema": 0, **sets})
     planned = planned_peak(config)
-    assert planned.phase == phase
     assert planned.peak == pytest.approx(tracked_peak(config), rel=0.10)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tagmoe.schema import ConfigError
-from tagmoe.train.experts import MoELayer, grouped, reference, select_kernel
+from tagmoe.train.experts import MoELayer, grouped, looped, reference, select_kernel
+from tagmoe.train.experts.looped import LoopedExperts
 from torch import Tensor
 
 E, D, F = 3, 8, 16
@@ -77,6 +79,9 @@ CASES = {"random": [0, 2, 1, 1, 2, 0, 2], "empty": [0, 2, 2, 0], "all_on_one": [
         (reference, torch.float64),
         (reference, torch.float32),
         (reference, torch.bfloat16),
+        (looped, torch.float64),
+        (looped, torch.float32),
+        (looped, torch.bfloat16),
         (grouped, torch.float32),
         (grouped, torch.bfloat16),
     ],
@@ -85,16 +90,39 @@ def test_kernel_matches_the_float64_reference(kernel, dtype, case, biases):
     compare(kernel, CASES[case], biases, dtype)
 
 
+@pytest.mark.parametrize("kernel", [grouped, looped])
 @settings(max_examples=40, deadline=None)
 @given(ids=st.lists(st.integers(0, E - 1), min_size=1, max_size=40), biases=st.booleans())
-def test_grouped_matches_for_any_assignment(ids, biases):
-    compare(grouped, ids, biases, torch.float32)
+def test_kernel_matches_for_any_assignment(kernel, ids, biases):
+    compare(kernel, ids, biases, torch.float32)
 
 
-def test_grouped_accepts_the_expanded_gradient_of_sum():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_looped_adds_up_the_blocks_of_a_busy_expert(monkeypatch, dtype):
+    monkeypatch.setattr(sys.modules[LoopedExperts.__module__], "ROWS", 4)
+    compare(looped, [0] * 3 + [1] * 9 + [2] * 4, True, dtype)
+    compare(looped, [1] * 13, False, dtype)
+
+
+@pytest.mark.parametrize("kernel", [grouped, looped])
+@pytest.mark.parametrize("wanted", ["x", "w1", "w2", "b1", "b2"])
+def test_kernel_gives_one_gradient_alone(kernel, wanted):
+    names, g = ("x", "w1", "w2", "b1", "b2"), torch.Generator().manual_seed(1)
+    values = [torch.randn(5, D, generator=g), *(w.float() for w in weights(True) if w is not None)]
+    grads = []
+    for run in (kernel, reference):
+        inputs = [v.clone().requires_grad_(n == wanted) for n, v in zip(names, values, strict=True)]
+        run(inputs[0], torch.tensor([2, 0, 3]), *inputs[1:]).square().sum().backward()
+        grads.append([v.grad for v in inputs])
+    assert [g is None for g in grads[0]] == [n != wanted for n in names]
+    torch.testing.assert_close(grads[0][names.index(wanted)], grads[1][names.index(wanted)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [grouped, looped])
+def test_kernel_accepts_the_expanded_gradient_of_sum(kernel):
     w1, w2, _, _ = (leaf(w, torch.float32) for w in weights(False))
     x = torch.randn(5, D, requires_grad=True)
-    grouped(x, torch.tensor([2, 0, 3]), w1, w2).sum().backward()
+    kernel(x, torch.tensor([2, 0, 3]), w1, w2).sum().backward()
     assert x.grad is not None
 
 
@@ -105,8 +133,9 @@ def layer(**changes) -> MoELayer:
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["native", "released"])
-def test_layer_is_the_weighted_sum_of_its_selected_experts(top_k, layout):
-    moe = layer(top_k=top_k, layout=layout)
+@pytest.mark.parametrize("kernel", ["reference", "looped"])
+def test_layer_is_the_weighted_sum_of_its_selected_experts(top_k, layout, kernel):
+    moe = layer(top_k=top_k, layout=layout, kernel=kernel)
     x = torch.randn(2, 5, D, dtype=torch.float64, requires_grad=True)
     y, (_, ids, *_) = moe(x)
     mlp = moe.experts.mlp
@@ -155,12 +184,15 @@ def test_straight_through_gate_is_one_with_the_gradient_of_log_probability():
 
 
 def test_kernels_say_what_is_missing():
+    cpu = torch.device("cpu")
     with pytest.raises(ConfigError, match=r"missing: python module megablocks.*a CUDA device"):
-        select_kernel("megablocks", dtype=torch.float32)
+        select_kernel("megablocks", dtype=torch.float32, device=cpu)
     with pytest.raises(ConfigError, match="float64"):
-        select_kernel("grouped", dtype=torch.float64)
-    assert select_kernel("auto", dtype=torch.float64) is reference
-    assert select_kernel("auto", dtype=torch.float32) is grouped
+        select_kernel("grouped", dtype=torch.float64, device=cpu)
+    assert select_kernel("auto", dtype=torch.float64, device=cpu) is looped
+    assert select_kernel("auto", dtype=torch.float32, device=cpu) is looped
+    assert select_kernel("auto", dtype=torch.bfloat16, device=torch.device("cuda")) is grouped
+    assert select_kernel("auto", dtype=torch.float64, device=torch.device("cuda")) is looped
 
 
 @pytest.mark.parametrize(

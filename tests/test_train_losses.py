@@ -14,7 +14,7 @@ from tagmoe.train.alignment import (
     routing_signature,
     summed_tags,
 )
-from tagmoe.train.losses import expert_counts, flow_loss_per_sample, load_balance_loss, z_loss
+from tagmoe.train.losses import expert_counts, flow_loss_per_sample, load_balance_loss, mean_scores, z_loss
 from tagmoe.train.router import Routing
 
 
@@ -31,7 +31,7 @@ def test_load_balance_by_hand():
     second = routing([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], [0, 0, 0])  # counts 3, 0; mean scores 0.8, 0.2
     counts = expert_counts([first, second])
     assert counts.tolist() == [[2, 1], [3, 0]]
-    loss = load_balance_loss([first, second], counts)
+    loss = load_balance_loss(mean_scores([first, second]), counts)
     by_hand = 2 / (2 * 3 * 1) * (2 * 0.5 + 1 * 0.5 + 3 * 0.8 + 0 * 0.2)
     assert loss.item() == pytest.approx(by_hand)
     assert by_hand == pytest.approx(1.3)
@@ -39,13 +39,13 @@ def test_load_balance_by_hand():
 
 def test_global_counts_see_balance_where_one_micro_batch_does_not():
     saturated = routing([[1.0, 1e-300]] * 4, [0] * 4)
-    assert load_balance_loss([saturated], expert_counts([saturated])).item() == pytest.approx(2.0)
-    assert load_balance_loss([saturated], torch.tensor([[4, 4]])).item() == pytest.approx(1.0)
+    assert load_balance_loss(mean_scores([saturated]), expert_counts([saturated])).item() == pytest.approx(2.0)
+    assert load_balance_loss(mean_scores([saturated]), torch.tensor([[4, 4]])).item() == pytest.approx(1.0)
 
 
 def test_load_balance_pushes_the_crowded_expert_down():
     r = routing([[0.6, 0.4]] * 3, [0] * 3)
-    load_balance_loss([r], expert_counts([r])).backward()
+    load_balance_loss(mean_scores([r]), expert_counts([r])).backward()
     grad = r.logits_BTE.grad
     assert (grad[..., 0] > 0).all()
     assert (grad[..., 1] < 0).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..schema.configs.train import TrainConfig
 from ..shards.console import err, progress
 from .build import build_model, build_sharded
 from .data import Batches, BatchSource, MicroBatch
-from .engine.checkpoint import Checkpoints, Trained
+from .engine.checkpoint import Checkpoints, Trained, read_trainer
 from .engine.flops import micro_batch_flops
 from .engine.journal import Journal, check_sinks
 from .engine.measure import step_metrics
@@ -50,6 +50,8 @@ class Run:
     position: int = 0
     """Global number of the next micro-batch."""
     upcycling: dict[str, float] | None = None
+    replaced: list[str] = field(default_factory=list)
+    """Samples of any rank that could not be read since the last line of metrics."""
 
 
 def train(config: TrainConfig, *, out: Path, shards: str | None = None, source: BatchSource | None = None) -> Path:
@@ -86,8 +88,11 @@ def train(config: TrainConfig, *, out: Path, shards: str | None = None, source: 
 def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchSource | None, ranks: Ranks) -> Run:
     """Build everything and resume from the newest checkpoint."""
     taxonomy = load_taxonomy(config.data.taxonomy)
-    _claim(out, config=config, ranks=ranks)
+    checkpoints = Checkpoints(out / "checkpoints", ranks=ranks, keep=config.engine.keep_checkpoints)
+    config = _as_begun(out, config=config, checkpoints=checkpoints)
     source = source or open_source(config, shards=shards, split=config.data.split)
+    config = _with_snapshot(config, source.snapshot)
+    _write_config(out, config=config, ranks=ranks)
     model, upcycling = _build(config, taxonomy=taxonomy, ranks=ranks)
     model.set_activation_checkpointing(config.engine.activation_checkpointing)
     if config.engine.compile:
@@ -97,10 +102,9 @@ def set_up(config: TrainConfig, *, out: Path, shards: str | None, source: BatchS
     optimizer = make_optimizer(model, config.optimizer)
     ema = Ema(model, decay=config.engine.ema) if config.engine.ema else None
     layers, experts = len(model.moe_blocks), config.moe.experts
-    counts = torch.zeros(config.accumulation, layers, experts, dtype=torch.float64)
+    counts = torch.zeros(config.accumulation, layers, experts, dtype=torch.float64, device=ranks.device)
     bias = torch.stack([router.selection_bias.cpu() for router in model.routers]) if layers else torch.zeros(0, experts)
     trained = Trained(model, optimizer, ema, counts, bias)
-    checkpoints = Checkpoints(out / "checkpoints", ranks=ranks, keep=config.engine.keep_checkpoints)
     run = Run(config, taxonomy, ranks, trained, Batches.__new__(Batches), source, checkpoints, out)
     run.upcycling = upcycling
     _resume(run)
@@ -143,6 +147,9 @@ def _steps(run: Run, *, journal: Journal, watcher: Watcher, flag: StopFlag) -> N
         while run.step < config.steps:
             metrics, stop = train_step(run, first=first, flag=flag)
             if run.step % config.log.every == 0 or run.step in (1, config.steps):
+                if run.replaced:
+                    metrics |= {"replaced": len(run.replaced), "replaced_samples": run.replaced}
+                    run.replaced = []
                 journal.log(metrics, step=run.step)
             meter.update(note=f"flow {metrics['flow']:.3f}")
             if stop:
@@ -169,22 +176,25 @@ def train_step(run: Run, *, first: int, flag: StopFlag) -> tuple[dict[str, Any],
         batch = run.batches.get(n)
         micro_batches.append(batch)
         seen += key(*batch.uids, run.position + m * ranks.world + ranks.rank)
-        # Jitter draws from the global generator, which recomputation under checkpointing replays.
-        torch.manual_seed(key(config.seed, run.step, m, ranks.rank))
+        if config.moe.jitter:
+            # Jitter draws from the global generator, which recomputation under checkpointing replays.
+            torch.manual_seed(key(config.seed, run.step, m, ranks.rank))
         if config.engine.accumulate == "local":
             sync_gradients(model, m == config.accumulation - 1)
         forward = forward_micro(model, batch, config, device=ranks.device)
         loss = total_loss(forward, config, balance_counts_LE=_balance_counts(run, forward, m=m))
         # The share of a full micro-batch: a ragged one weighs as many samples as it has.
         (loss * (batch.size / (config.micro_batch * config.accumulation))).backward()
-        sums.add(forward, loss=float(loss.detach()), limit=config.engine.max_loss)
+        sums.add(forward, loss=loss, limit=config.engine.max_loss)
         image = batch.clean_BTC.shape[1] + batch.condition_BIC.shape[1]
         sums.flops += micro_batch_flops(config, batch=batch.size, image=image, text=batch.text_BSD.shape[1])
     sums.stop, sums.wait = float(bool(flag)), run.batches.waited - waited
-    sums.take(ranks.sum_(sums.vector()))
+    sums.sum_over(ranks)
     ranks.sum_(seen)
     if sums.bad:
         raise _bad_loss(run, micro_batches)
+    if sums.replaced:
+        run.replaced += _of_all_ranks(run, [name for batch in micro_batches for name in batch.replaced])
     rate = learning_rate(run.step + 1, steps=config.steps, config=config.optimizer)
     norm = _update(run, rate=rate)
     run.step += 1
@@ -203,10 +213,10 @@ def _balance_counts(run: Run, forward: Any, *, m: int) -> torch.Tensor | None:
     if not forward.routing:
         return None
     own = forward.counts_LE
-    run.trained.counts_MLE[m] = run.ranks.sum_(own.clone()).double().cpu()
+    run.trained.counts_MLE[m] = run.ranks.sum_(own.clone())
     if run.config.loss.load_balance_scope == "micro":
         return own
-    return run.trained.counts_MLE.sum(0).to(own.device)
+    return run.trained.counts_MLE.sum(0)
 
 
 def _update(run: Run, *, rate: float) -> float:
@@ -221,7 +231,7 @@ def _update(run: Run, *, rate: float) -> float:
     if trained.ema is not None:
         trained.ema.update(trained.model, step=run.step)
     if config.moe.selection_bias_rate:
-        load_LE = trained.counts_MLE.sum(0)
+        load_LE = trained.counts_MLE.sum(0).cpu()
         trained.bias_LE += config.moe.selection_bias_rate * (load_LE.mean(1, keepdim=True) - load_LE).sign().float()
         apply_selection_bias(trained)
     return float(norm)
@@ -235,12 +245,7 @@ def apply_selection_bias(trained: Trained) -> None:
 
 def _bad_loss(run: Run, micro_batches: list[MicroBatch]) -> StoppedError:
     """Name the records of the step whose loss is not finite or beyond the limit; nothing of it was applied."""
-    mine = [record for batch in micro_batches for record in batch.ids]
-    everyone: list[list[str]] = [mine]
-    if run.ranks.world > 1:
-        everyone = [[] for _ in range(run.ranks.world)]
-        dist.all_gather_object(everyone, mine)
-    ids = [record for part in everyone for record in part]
+    ids = _of_all_ranks(run, [record for batch in micro_batches for record in batch.ids])
     if run.ranks.is_main:
         (run.out / "failed-step.json").write_text(json.dumps({"step": run.step + 1, "records": ids}, indent=2) + "\n")
     return StoppedError(
@@ -248,6 +253,14 @@ def _bad_loss(run: Run, micro_batches: list[MicroBatch]) -> StoppedError:
         f"records {', '.join(ids[:8])}{'...' if len(ids) > 8 else ''}; all {len(ids)} in {run.out.name}/failed-step.json. "
         f"The weights are those of step {run.step}. Leave the records out, or lower optimizer.lr, and start again"
     )
+
+
+def _of_all_ranks(run: Run, mine: list[str]) -> list[str]:
+    everyone: list[list[str]] = [mine]
+    if run.ranks.world > 1:
+        everyone = [[] for _ in range(run.ranks.world)]
+        dist.all_gather_object(everyone, mine)
+    return [name for part in everyone for name in part]
 
 
 def _resume(run: Run) -> None:
@@ -271,24 +284,38 @@ def _trainer_state(run: Run) -> dict[str, Any]:
     }
 
 
-def _claim(out: Path, *, config: TrainConfig, ranks: Ranks) -> None:
-    """Write config.json, or check that the run in `out` is this one (steps, engine and log may change)."""
+def _as_begun(out: Path, *, config: TrainConfig, checkpoints: Checkpoints) -> TrainConfig:
+    """The configuration, checked against the run in `out` (steps, engine and log may change), with its snapshot."""
     path = out / "config.json"
-    if path.exists():
-        before = TrainConfig.model_validate_json(path.read_text())
-        free = {"steps": config.steps, "engine": config.engine, "log": config.log, "accumulation": config.accumulation}
-        changed = [
-            n for n in TrainConfig.model_fields if getattr(before.model_copy(update=free), n) != getattr(config, n)
-        ]
-        if changed:
-            raise ConfigError(f"{out} holds a run with another {', '.join(changed)}: use another --out, or restore it")
-        same = {"dtype", "train", "ema"}
-        if before.engine.model_dump(include=same) != config.engine.model_dump(include=same):
-            raise ConfigError(f"{out} holds a run with another engine.dtype, train or ema: use another --out")
+    if not path.exists():
+        return config
+    before = TrainConfig.model_validate_json(path.read_text())
+    if config.data.snapshot is None:
+        config = _with_snapshot(config, before.data.snapshot)
+    free = {"steps": config.steps, "engine": config.engine, "log": config.log, "accumulation": config.accumulation}
+    changed = [n for n in TrainConfig.model_fields if getattr(before.model_copy(update=free), n) != getattr(config, n)]
+    if changed:
+        raise ConfigError(f"{out} holds a run with another {', '.join(changed)}: use another --out, or restore it")
+    same = {"dtype", "train", "ema"}
+    if before.engine.model_dump(include=same) != config.engine.model_dump(include=same):
+        raise ConfigError(f"{out} holds a run with another engine.dtype, train or ema: use another --out")
+    latest = checkpoints.latest()
+    done = read_trainer(latest)["step"] if latest else 0
+    if done > config.steps:
+        raise ConfigError(f"{out} has {done} steps, more than steps={config.steps}: set steps={done} or more")
+    return config
+
+
+def _with_snapshot(config: TrainConfig, number: int | None) -> TrainConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"snapshot": number})})
+
+
+def _write_config(out: Path, *, config: TrainConfig, ranks: Ranks) -> None:
+    """Write config.json once every rank has read the old one."""
     ranks.barrier()
     if ranks.is_main:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(resolved_json(config))
+        (out / "config.json").write_text(resolved_json(config))
     ranks.barrier()
 
 

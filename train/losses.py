@@ -25,25 +25,22 @@ def expert_counts(routing: Sequence[Routing]) -> Tensor:
     return torch.stack([r.counts_E() for r in routing])
 
 
-def load_balance_loss(routing: Sequence[Routing], counts_LE: Tensor) -> Tensor:
+def load_balance_loss(scores_LE: Tensor, counts_LE: Tensor) -> Tensor:
     """E * sum_e f_e * P_e, averaged over layers: 1 when balanced, E when one expert takes all.
 
     f is the share of tokens in `counts_LE`, which the caller has summed over the global batch (or not: `micro`);
-    P is the mean score in this micro-batch, and alone carries gradient. With every layer's counts summing to T * K it
+    P, the mean scores of this micro-batch, alone carries gradient. With every layer's counts summing to T * K it
     is MegaBlocks' formula E / (L * T * K) * sum(counts * mean scores), layers concatenated.
     """
-    terms = []
-    for r, counts_E in zip(routing, counts_LE.unbind(), strict=True):
-        share_E = counts_E.to(r.logits_BTE.dtype) / counts_E.sum()
-        terms.append(r.experts * (share_E * r.scores_BTE.mean(dim=(0, 1))).sum())
-    return torch.stack(terms).mean()
+    share_LE = (counts_LE / counts_LE.sum(1, keepdim=True)).to(scores_LE.dtype)
+    return (share_LE * scores_LE).sum() * (scores_LE.shape[1] / scores_LE.shape[0])
 
 
 def z_loss(routing: Sequence[Routing]) -> Tensor:
     """Mean squared log-partition of the router's logits: keeps them small."""
-    return torch.stack([r.logits_BTE.logsumexp(-1).square().mean() for r in routing]).mean()
+    return torch.stack([r.logits_BTE for r in routing]).logsumexp(-1).square().mean()
 
 
 def mean_scores(routing: Sequence[Routing]) -> Tensor:
-    """[L, E]: mean score of each expert, detached."""
-    return torch.stack([r.scores_BTE.detach().mean(dim=(0, 1)) for r in routing])
+    """[L, E]: mean score of each expert."""
+    return torch.stack([r.scores_BTE.mean(dim=(0, 1)) for r in routing])

@@ -15,6 +15,7 @@ from ..schema.configs.train import TrainConfig
 from .alignment import alignment_loss, alignment_per_sample, routing_signature
 from .build import DTYPES
 from .data import MicroBatch
+from .engine.ranks import Ranks
 from .flow import noisy, sample_noise, sample_sigmas
 from .losses import expert_counts, flow_loss_per_sample, load_balance_loss, mean_scores, z_loss
 from .model import TagMoEOutput, TagMoETransformer
@@ -29,6 +30,8 @@ class Forward:
     sigma_B: Tensor
     flow_B: Tensor
     routing: tuple[Routing, ...]
+    scores_LE: Tensor | None
+    """Mean scores; None of a dense model."""
     signature: Tensor | None
     """[B, E] or [B, L*E]; None of a dense model."""
     predicted_BD: Tensor | None
@@ -70,10 +73,11 @@ def forward_micro(
     )
     assert isinstance(output, TagMoEOutput)
     flow_B = flow_loss_per_sample(output.sample[:, :tokens], noise, clean)
-    signature = predicted = align = None
+    scores_LE = signature = predicted = align = None
     tags_BK = batch.tags_BK.to(device)
     keep_B = batch.kept_B.to(device) | (config.alignment.control == "no_text")
     if output.routing:
+        scores_LE = mean_scores(output.routing)
         seen = tokens if config.alignment.tokens == "target" else None
         signature = routing_signature(output.routing, tokens=seen, kind=config.alignment.signature)
         predicted = model.router_head(signature)
@@ -85,16 +89,17 @@ def forward_micro(
             objective=config.alignment.objective,
             temperature=config.alignment.temperature,
         )
-    return Forward(batch, sigma_B, flow_B, output.routing, signature, predicted, align, keep_B & (tags_BK.sum(-1) > 0))
+    keep_B = keep_B & (tags_BK.sum(-1) > 0)
+    return Forward(batch, sigma_B, flow_B, output.routing, scores_LE, signature, predicted, align, keep_B)
 
 
 def total_loss(forward: Forward, config: TrainConfig, *, balance_counts_LE: Tensor | None) -> Tensor:
     """Flow + load balance + z + alignment of one micro-batch; `balance_counts_LE` are the counts to balance."""
     loss = forward.flow_B.mean()
-    if not forward.routing or forward.align_B is None or balance_counts_LE is None:
+    if forward.scores_LE is None or forward.align_B is None or balance_counts_LE is None:
         return loss
     if config.loss.load_balance:
-        loss = loss + config.loss.load_balance * load_balance_loss(forward.routing, balance_counts_LE)
+        loss = loss + config.loss.load_balance * load_balance_loss(forward.scores_LE, balance_counts_LE)
     if config.loss.z:
         loss = loss + config.loss.z * z_loss(forward.routing)
     # Weight 0 keeps the head in the graph: ranks must agree on which parameters get gradients.
@@ -103,60 +108,51 @@ def total_loss(forward: Forward, config: TrainConfig, *, balance_counts_LE: Tens
 
 @dataclass(slots=True)
 class StepSums:
-    """Sums over micro-batches, then over ranks: one float64 vector, one all-reduce a step."""
+    """Sums over micro-batches, then over ranks: one all-reduce and one copy to the host a step."""
 
     samples: float = 0.0
+    tokens: float = 0.0
+    image_tokens: float = 0.0
+    replaced: float = 0.0
+    stop: float = 0.0
+    wait: float = 0.0
     flow: float = 0.0
+    bad: float = 0.0
     align_samples: float = 0.0
     align: float = 0.0
     z: float = 0.0
-    tokens: float = 0.0
-    image_tokens: float = 0.0
-    bad: float = 0.0
-    stop: float = 0.0
-    wait: float = 0.0
-    flops: float = 0.0
     scores_LE: Tensor | None = None
+    flops: float = 0.0
+    _measured: Tensor | None = None
+    """float64 on the device: the fields from `flow` on; nothing here waits for the device before the step's end."""
 
-    FIELDS: ClassVar[tuple[str, ...]] = (
-        "samples",
-        "flow",
-        "align_samples",
-        "align",
-        "z",
-        "tokens",
-        "image_tokens",
-        "bad",
-        "stop",
-        "wait",
-    )
+    HOST: ClassVar[tuple[str, ...]] = ("samples", "tokens", "image_tokens", "replaced", "stop", "wait")
+    DEVICE: ClassVar[tuple[str, ...]] = ("flow", "bad", "align_samples", "align", "z")
 
     @torch.no_grad()
-    def add(self, forward: Forward, *, loss: float, limit: float) -> None:
+    def add(self, forward: Forward, *, loss: Tensor, limit: float) -> None:
         """Count one micro-batch."""
-        size = forward.batch.size
-        self.samples += size
-        self.flow += float(forward.flow_B.detach().sum())
-        self.tokens += forward.batch.tokens
-        self.bad += float(not abs(loss) <= limit)
-        if forward.align_B is None:
-            return
-        self.align_samples += float(forward.align_keep_B.sum())
-        self.align += float((forward.align_B.detach() * forward.align_keep_B).sum())
-        self.z += size * float(z_loss(forward.routing).detach())
-        image_tokens = forward.routing[0].ids_BTK.shape[:2].numel()
-        self.image_tokens += image_tokens
-        scores = mean_scores(forward.routing).double().cpu() * image_tokens
-        self.scores_LE = scores if self.scores_LE is None else self.scores_LE + scores
+        batch = forward.batch
+        self.samples += batch.size
+        self.tokens += batch.tokens
+        self.replaced += len(batch.replaced)
+        measured = [forward.flow_B.sum(), ~(loss.abs() <= limit)]
+        if forward.align_B is not None and forward.scores_LE is not None:
+            image_tokens = forward.routing[0].ids_BTK.shape[:2].numel()
+            self.image_tokens += image_tokens
+            keep_B = forward.align_keep_B
+            measured += [keep_B.sum(), (forward.align_B * keep_B).sum(), z_loss(forward.routing) * batch.size]
+            measured += (forward.scores_LE * image_tokens).flatten().unbind()
+            self.scores_LE = forward.scores_LE
+        numbers = torch.stack([x.double() for x in measured])
+        self._measured = numbers if self._measured is None else self._measured + numbers
 
-    def vector(self) -> Tensor:
-        """All sums as one float64 vector."""
-        head = torch.tensor([float(getattr(self, name)) for name in self.FIELDS], dtype=torch.float64)
-        return head if self.scores_LE is None else torch.cat([head, self.scores_LE.flatten()])
-
-    def take(self, vector: Tensor) -> None:
-        """Read back the summed vector."""
-        for name, value in zip(self.FIELDS, vector.tolist(), strict=False):
+    def sum_over(self, ranks: Ranks) -> None:
+        """Replace every field by its sum over all ranks."""
+        assert self._measured is not None
+        host = torch.tensor([float(getattr(self, name)) for name in self.HOST], dtype=torch.float64)
+        numbers = ranks.sum_(torch.cat([host.to(self._measured.device), self._measured])).cpu()
+        for name, value in zip((*self.HOST, *self.DEVICE), numbers.tolist(), strict=False):
             setattr(self, name, value)
         if self.scores_LE is not None:
-            self.scores_LE = vector[len(self.FIELDS) :].view_as(self.scores_LE)
+            self.scores_LE = numbers[len(self.HOST) + len(self.DEVICE) :].view_as(self.scores_LE)

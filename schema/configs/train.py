@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ..config import Config
 
-Kernel = Literal["auto", "reference", "grouped", "megablocks"]
+Kernel = Literal["auto", "reference", "looped", "grouped", "megablocks"]
 Layout = Literal["native", "released"]
 Upcycle = Literal["none", "copy", "scaled", "exact"]
 
@@ -24,6 +24,7 @@ class MoEConfig(Config):
     layout: Layout = "native"
     """`native` has inner biases and can hold an exact copy of the FFN; `released` is what the published weights hold."""
     kernel: Kernel = "auto"
+    """`auto`: `looped` on CPUs, `grouped` on GPUs (`looped` too may be fast there with few large experts)."""
     router: Literal["linear", "mlp2"] = "linear"
     router_input: Literal["modulated", "unmodulated", "unmodulated+timestep"] = "modulated"
     gate: Literal["raw", "straight_through"] = "raw"
@@ -119,6 +120,8 @@ class DataConfig(Config):
 
     split: str = "train"
     val_split: str = "val"
+    snapshot: int | None = Field(default=None, ge=1)
+    """Of the shards; None begins with the newest and keeps to it when the run goes on after records were appended."""
     tags: str | None = None
     """Name of a tag overlay; the tags of the shards otherwise."""
     taxonomy: str = "tagmoe-18@1"
@@ -232,8 +235,8 @@ class TrainConfig(Config):
                 f"model.in_channels ({self.model.in_channels}) must be 4 * model.out_channels "
                 f"({self.model.out_channels}): latents are packed 2 x 2"
             )
-        if self.engine.dtype == "float64" and self.moe.kernel not in ("auto", "reference"):
-            raise ValueError(f"engine.dtype=float64 runs on moe.kernel=reference only, got {self.moe.kernel}")
+        if self.engine.dtype == "float64" and self.moe.kernel not in ("auto", "reference", "looped"):
+            raise ValueError(f"engine.dtype=float64 needs moe.kernel=looped or reference, got {self.moe.kernel}")
         if self.data.encoder == "patch" and self.model.out_channels != 16:
             raise ValueError(
                 f"data.encoder=patch makes 16 latent channels, but model.out_channels is {self.model.out_channels}"

@@ -89,6 +89,8 @@ class MicroBatch:
     """float32, 1 where the sample has the tag."""
     kept_B: Tensor
     """bool: the instruction was not dropped."""
+    replaced: tuple[str, ...] = ()
+    """Samples that could not be read: others stand in their place."""
 
     @property
     def size(self) -> int:

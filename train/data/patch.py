@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...shards.corpus.decode import open_image
+from ...shards.layout import reference_roles
 from ..seeding import generator
 from .batch import Encoded, Sample, Shape
 from .latents import VAE_FACTOR, cover, fit_area, pack, unpack
@@ -52,8 +53,8 @@ class PatchEncoder:
     def encode(self, sample: Sample) -> Encoded:
         """Latents and word vectors; conditions are resized to the target's size (source first, then references)."""
         size = fit_area(*sample.bucket, area=self._area)
-        roles = [r for r in sample.images if r.startswith("ref")][: self._max_references]
-        roles = (["source"] if "source" in sample.images else []) + sorted(roles)
+        roles = ["source"] if "source" in sample.images else []
+        roles += reference_roles(sample.images)[: self._max_references]
         target, shape = self._latent(sample.images["target"], size)
         conditions = tuple(self._latent(sample.images[role], size) for role in roles)
         return Encoded(target, shape, conditions, self.text(sample.instruction))

@@ -18,6 +18,7 @@ class ShardSource:
     def __init__(self, shards: str | Path, *, config: TrainConfig, split: str, shuffle: bool = True):
         stream = StreamConfig(
             split=split,
+            snapshot=config.data.snapshot,
             overlay=config.data.tags,
             batch_size=config.micro_batch,
             ragged="keep",
@@ -25,11 +26,23 @@ class ShardSource:
             shuffle=shuffle,
         )
         self.stream = ShardStream(shards, config=stream)
+        self._replaced: dict[int, tuple[str, ...]] = {}
+
+    @property
+    def snapshot(self) -> int:
+        """Number of the snapshot that is read."""
+        return self.stream.snapshot.number
 
     def batch(self, number: int) -> tuple[int, Sequence[Sample]]:
         """Epoch and samples of micro-batch `number`."""
         batch = self.stream.batch(number)
+        if batch.faults:
+            self._replaced[number] = tuple(f"{fault.key} in {fault.shard}.tar" for fault in batch.faults)
         return batch.epoch, batch.samples
+
+    def replaced(self, number: int) -> tuple[str, ...]:
+        """Samples of micro-batch `number`, which was just read, that were unreadable and replaced."""
+        return self._replaced.pop(number, ())
 
     def state(self) -> dict[str, object]:
         """The stream's fingerprint."""

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from ...schema.configs.train import TrainConfig
@@ -20,6 +21,15 @@ class BatchSource(Protocol):
 
     def batch(self, number: int) -> tuple[int, Sequence[Sample]]:
         """Epoch and samples of micro-batch `number`; all samples share task family, picture roles and bucket."""
+        ...
+
+    def replaced(self, number: int) -> tuple[str, ...]:
+        """Names of the samples of micro-batch `number`, which was just read, that were unreadable and replaced."""
+        ...
+
+    @property
+    def snapshot(self) -> int | None:
+        """Number of the snapshot of the shards that is read; None where there are none."""
         ...
 
     def state(self) -> dict[str, object]:
@@ -97,7 +107,8 @@ class Batches:
     def make(self, number: int) -> MicroBatch:
         """The micro-batch with this global number."""
         epoch, samples = self._source.batch(number)
-        return self.collate(samples, epoch=epoch, instruction_dropout=self._dropout)
+        batch = self.collate(samples, epoch=epoch, instruction_dropout=self._dropout)
+        return replace(batch, replaced=self._source.replaced(number))
 
     def collate(
         self, samples: Sequence[Sample], *, epoch: int, instruction_dropout: float, own_tags: bool = False

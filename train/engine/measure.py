@@ -21,7 +21,7 @@ def step_metrics(run: Run, sums: StepSums, *, seconds: float) -> dict[str, Any]:
     flow = sums.flow / sums.samples
     metrics: dict[str, Any] = {"loss": flow, "flow": flow}
     if sums.scores_LE is not None:
-        counts_LE = run.trained.counts_MLE.sum(0)
+        counts_LE = run.trained.counts_MLE.sum(0).cpu()
         share_LE = counts_LE / counts_LE.sum(1, keepdim=True)
         score_LE = sums.scores_LE / sums.image_tokens
         balance = float((share_LE * score_LE).sum(1).mean()) * share_LE.shape[1]

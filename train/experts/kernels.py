@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...schema import ConfigError
 from .grouped import GroupedExperts
+from .looped import LoopedExperts
 
 
 class ExpertKernel(Protocol):
@@ -49,26 +50,35 @@ def grouped(
     return GroupedExperts.apply(x_TD, counts_E, w1, w2, b1, b2)
 
 
-def select_kernel(name: str, *, dtype: torch.dtype) -> ExpertKernel:
-    """The kernel for `auto`, `reference`, `grouped` or `megablocks`.
+def looped(
+    x_TD: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None
+) -> Tensor:
+    """An expert at a time with a backward of our own; any dtype, any device (copies the counts to the host)."""
+    return LoopedExperts.apply(x_TD, counts_E, w1, w2, b1, b2)
+
+
+def select_kernel(name: str, *, dtype: torch.dtype, device: torch.device) -> ExpertKernel:
+    """The kernel for `auto`, `reference`, `looped`, `grouped` or `megablocks`.
 
     Raises:
         ConfigError: the kernel cannot run here; says what is missing.
     """
     has_grouped = hasattr(F, "grouped_mm") and dtype != torch.float64
     if name == "auto":
-        return grouped if has_grouped else reference
+        return grouped if has_grouped and device.type != "cpu" else looped
     if name == "reference":
         return reference
+    if name == "looped":
+        return looped
     if name == "grouped":
         if not has_grouped:
             raise ConfigError(
                 f"moe.kernel=grouped needs torch >= 2.10 and a dtype of 32 bits or less, got torch "
-                f"{torch.__version__} and {dtype}: use moe.kernel=reference"
+                f"{torch.__version__} and {dtype}: use moe.kernel=looped"
             )
         return grouped
     if name == "megablocks":
         from .megablocks import load_megablocks
 
         return load_megablocks()
-    raise ConfigError(f"moe.kernel = {name!r}: expected auto, reference, grouped or megablocks")
+    raise ConfigError(f"moe.kernel = {name!r}: expected auto, reference, looped, grouped or megablocks")

@@ -1,6 +1,6 @@
 """The MoE layer that takes the place of `img_mlp`: route, sort by expert, run the kernel, unsort, weight.
 
-Notation: B samples, T tokens of a sample, N = B*T*K routed tokens, D model dim, F hidden dim, E experts, K top-k.
+Notation: B samples, T tokens (of a sample, or of all), N = T*K rows, D model dim, F hidden dim, E experts, K top-k.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..router import Router, gate
 from .kernels import select_kernel
+from .moving import Combine, Dispatch, sort_by_expert
 
 
 class _ExpertMLP(nn.Module):
@@ -45,15 +46,14 @@ class Experts(nn.Module):
 
     # The compiler knows grouped_mm in bfloat16 on GPUs only, and the counts are data: a graph break is cheaper.
     @torch.compiler.disable
-    def forward(self, x_ND: Tensor, ids_N: Tensor) -> Tensor:
-        """Output of expert ids_N[n] for token n, [N, D]."""
-        order_N = ids_N.argsort(stable=True)
-        inverse_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))
-        counts_E = torch.bincount(ids_N, minlength=self.experts)
-        run = select_kernel(self.kernel, dtype=x_ND.dtype)
+    def forward(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> Tensor:
+        """Sum over k of gates[t, k] * expert ids[t, k] of token t, [T, D]."""
+        order_N, inverse_N = sort_by_expert(ids_TK)
+        counts_E = torch.bincount(ids_TK.flatten(), minlength=self.experts)
+        run = select_kernel(self.kernel, dtype=x_TD.dtype, device=x_TD.device)
         mlp = self.mlp
-        y_ND = run(_Permute.apply(x_ND, order_N, inverse_N), counts_E, mlp.w1, mlp.w2, mlp.b1, mlp.b2)
-        return _Permute.apply(y_ND, inverse_N, order_N)
+        y_ND = run(Dispatch.apply(x_TD, order_N, inverse_N), counts_E, mlp.w1, mlp.w2, mlp.b1, mlp.b2)
+        return Combine.apply(y_ND, gates_TK, order_N, inverse_N)
 
 
 class MoELayer(nn.Module):
@@ -103,24 +103,5 @@ class MoELayer(nn.Module):
         routed = self.router(x_BTD if router_input_BTD is None else router_input_BTD)
         _, ids_BTK, scores_BTE, _ = routed
         gates_BTK = gate(scores_BTE, ids_BTK, kind=self.gate).to(x_BTD.dtype)
-        top_k = ids_BTK.shape[-1]
-        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        if top_k > 1:
-            x_ND = x_ND.repeat_interleave(top_k, dim=0)
-        y_ND = self.experts(x_ND, ids_BTK.flatten())
-        y_BTKD = y_ND.view(*ids_BTK.shape, -1) * gates_BTK.unsqueeze(-1)
-        return (y_BTKD.squeeze(2) if top_k == 1 else y_BTKD.sum(2)), routed
-
-
-class _Permute(torch.autograd.Function):
-    """Row permutation whose backward is a gather too, not a scatter-add."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x_ND: Tensor, order_N: Tensor, inverse_N: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse_N)
-        return x_ND[order_N]
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        (inverse_N,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        return grad_ND[inverse_N], None, None
+        y_TD = self.experts(x_BTD.flatten(0, 1), ids_BTK.flatten(0, 1), gates_BTK.flatten(0, 1))
+        return y_TD.view_as(x_BTD), routed

@@ -100,8 +100,7 @@ def lines(plan: Plan) -> list[str]:
         "",
         *_memory_lines(plan.layout),
         "",
-        f"{'fits' if plan.fits else 'does not fit'}: {_gib(plan.layout.memory.peak)} of {_gib(plan.budget)} usable, "
-        f"fullest in the {plan.layout.memory.phase}",
+        f"{'fits' if plan.fits else 'does not fit'}: {_gib(plan.layout.memory.peak)} of {_gib(plan.budget)} usable",
     ]
     if plan.suggestion is None:
         text.append(
@@ -128,7 +127,6 @@ def _memory_lines(layout: Layout) -> list[str]:
         ("moving average", memory.ema),
         ("activations", memory.activations),
         ("workspace", memory.workspace),
-        ("update copies", memory.update),
     ]
     head = f"memory of a GPU, sharded over {layout.shard_group}, activation checkpointing {on}"
     return [head, *(f"  {name:<16} {_gib(size):>11}" for name, size in rows if size)]

@@ -1,8 +1,8 @@
 """Memory of one GPU by part, from sizes and a trace. All numbers are bytes; arithmetic only.
 
 What the engine does: parameters, gradients, AdamW's two moments and the moving average are float32 and split over the
-shard group; a block's weights are gathered in the compute dtype, this block and the next; the optimizer works on lists
-of tensors and makes one temporary copy of what it updates.
+shard group; a block's weights are gathered in the compute dtype, this block and the next; the fused optimizer updates
+in place, so that the fullest moment is in backward.
 """
 
 from __future__ import annotations
@@ -33,20 +33,8 @@ class Memory:
     activations: int
     """Kept for backward at its fullest moment."""
     workspace: int
-    update: int
-    """Temporary copy during the optimizer step."""
-    backward_peak: int
-    update_peak: int
-
-    @property
-    def peak(self) -> int:
-        """The fullest moment of a step."""
-        return max(self.backward_peak, self.update_peak)
-
-    @property
-    def phase(self) -> str:
-        """When that is."""
-        return "backward" if self.backward_peak >= self.update_peak else "optimizer step"
+    peak: int
+    """The fullest moment of a step."""
 
 
 def estimate_memory(config: TrainConfig, *, sizes: Sizes, trace: Trace, world: int, shard_group: int) -> Memory:
@@ -78,9 +66,7 @@ def estimate_memory(config: TrainConfig, *, sizes: Sizes, trace: Trace, world: i
         ema=ema,
         activations=activations,
         workspace=WORKSPACES * largest,
-        update=wide * trainable,
-        backward_peak=standing + backward + WORKSPACES * largest,
-        update_peak=weights + gradients + optimizer + ema + wide * trainable,
+        peak=standing + backward + WORKSPACES * largest,
     )
 
 

@@ -27,7 +27,7 @@ class Layout:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, in bytes."""
-        memory = asdict(self.memory) | {"peak": self.memory.peak, "phase": self.memory.phase}
+        memory = asdict(self.memory)
         return asdict(self) | {"memory": memory, "settings": self.settings()}
 
     def settings(self) -> list[str]:

@@ -143,7 +143,11 @@ def _require_same(info: TensorsInfo, config: TrainConfig, *, folder: Path) -> No
 def _require_all(info: TensorsInfo, config: TrainConfig, *, shards: Path) -> None:
     splits = (config.data.split, config.data.val_split)
     known = set(info.shards)
-    absent = [shard.name for shard in load_snapshot(shards).shards if shard.split in splits and shard.name not in known]
+    absent = [
+        shard.name
+        for shard in load_snapshot(shards, number=config.data.snapshot).shards
+        if shard.split in splits and shard.name not in known
+    ]
     if absent:
         raise ConfigError(
             f"{len(absent)} shards have no tensors named {config.data.tensors} yet, such as {absent[0]}: run `tagmoe "
