@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ...schema import ConfigError
 from ...schema.configs.train import TrainConfig
+from ..seeding import key
 
 
 class _Sink(Protocol):
@@ -39,9 +40,8 @@ class _TensorBoard:
         self.writer = SummaryWriter(str(folder), purge_step=resumed_step + 1)
 
     def log(self, values: dict[str, Any], *, step: int) -> None:
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self.writer.add_scalar(name, value, step)
+        for name, value in _numbers(values).items():
+            self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         self.writer.close()
@@ -51,11 +51,17 @@ class _Wandb:
     def __init__(self, config: TrainConfig, out: Path):
         wandb = _optional("wandb", "log.wandb_project")
         self._run = wandb.init(
-            project=config.log.wandb_project, dir=str(out), id=out.name, resume="allow", config=config.model_dump()
+            project=config.log.wandb_project,
+            dir=str(out),
+            # One run of the service for one folder, also when training goes on; names of folders repeat.
+            id=f"{key(str(out.resolve())):016x}",
+            name=out.name,
+            resume="allow",
+            config=config.model_dump(),
         )
 
     def log(self, values: dict[str, Any], *, step: int) -> None:
-        self._run.log(values, step=step)
+        self._run.log(_numbers(values), step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -65,11 +71,14 @@ class _MLflow:
     def __init__(self, config: TrainConfig, out: Path):
         self._mlflow = _optional("mlflow", "log.mlflow_experiment")
         self._mlflow.set_experiment(config.log.mlflow_experiment)
-        self._mlflow.start_run(run_name=out.name)
+        known = out / "mlflow-run"
+        if known.exists():
+            self._mlflow.start_run(run_id=known.read_text().strip())
+        else:
+            known.write_text(self._mlflow.start_run(run_name=out.name).info.run_id + "\n")
 
     def log(self, values: dict[str, Any], *, step: int) -> None:
-        numbers = {k.replace("[", "_").replace("]", ""): v for k, v in values.items() if isinstance(v, int | float)}
-        self._mlflow.log_metrics(numbers, step=step)
+        self._mlflow.log_metrics(_numbers(values), step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -126,6 +135,11 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line torn by a crash
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """What has a curve; names of samples stand in metrics.jsonl only."""
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _optional(module: str, setting: str) -> Any:
