@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from _audit_words import count as count_words
 from PIL import Image, ImageChops
 from tagmoe.annotate import evidence
 from tagmoe.annotate.audit.columns import Columns
@@ -34,7 +35,7 @@ from tagmoe.annotate.audit.textfeatures import TextVectors
 from tagmoe.annotate.local.annotator import LocalAnnotator
 from tagmoe.annotate.local.decide import choose
 from tagmoe.annotate.local.fusion import Calibration
-from tagmoe.schema import Annotation, CorpusSpec, ImageInfo, Pair, Run, RunInfo, load_taxonomy, make_uid
+from tagmoe.schema import Annotation, CorpusSpec, Evidence, ImageInfo, Pair, Run, RunInfo, load_taxonomy, make_uid
 from tagmoe.schema.arrow import ANNOTATIONS, REJECTS, write_part
 from tagmoe.schema.configs.audit import AuditConfig
 from tagmoe.schema.report import Estimate
@@ -253,7 +254,18 @@ def measure(corpora: Path, *, seeds: int) -> dict[str, object]:
             estimate = interval_over_pairs(scores, labels, pair)
             title = f"{name}, {reader}" if reader else name
             planted[title] = {"queue": queue, "planted": int(labels.sum()), **estimate.model_dump()}
-    return {"planted": planted, "real": {**_mismatches(items, clean), **_own_errors(items, clean)}}
+    real = {**_mismatches(items, clean), **_own_errors(items, clean)}
+    return {"planted": planted, "real": real, "words": _words(items, clean)}
+
+
+def _words(items: list[Item], clean: list[Annotation]) -> dict[str, dict[str, dict[str, object]]]:
+    """Whether words of direction agree with the pixels, for the corpus they were tried on and for the others."""
+    first: list[tuple[str, Evidence]] = []
+    others: list[tuple[str, Evidence]] = []
+    for item, known in zip(items, clean, strict=True):
+        if known.evidence is not None and item.pair.task == "edit":
+            (first if item.pair.corpus == SETS[0] else others).append((known.instruction, known.evidence))
+    return {SETS[0]: count_words(first), "the other sets": count_words(others)}
 
 
 def _mismatches(items: list[Item], clean: list[Annotation]) -> dict[str, dict[str, object]]:

@@ -40,6 +40,13 @@ def _faults(found: Section) -> Iterator[str]:
         for name, row in queues.items():
             yield f"| {fault} | {name} | {row['n']} | {_estimate(row)} |"
 
+    yield from ("", "Tried for swapped pairs and left out: does the direction that words name show in the pixels?", "")
+    yield from ("| quantity | pairs of | named | run that way [95 %] |", "|---|---|---|---|")
+    for corpus, quantities in found["words"].items():
+        for name, row in quantities.items():
+            if row["n"]:
+                yield f"| {name} | {corpus} | {row['n']} | {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] |"
+
 
 def _estimate(row: Section) -> str:
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -57,6 +57,11 @@ def audited(app: typer.Typer, tmp_path_factory) -> Path:
     output = run_cli(app, "audit", folder / "run", "--out", folder / "report", *FAST)
     assert "6 of 6 records annotated" in output
     assert "gate (default): passed" in output
+    assert "to review for +-5% per tag: 6 records, listed in lists/sampling_plan.csv" in output
+    assert (
+        "of each tag: local editing 6, attribute editing 6, background preservation 6, identity preservation 6"
+        in output
+    )
     return folder
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from ...schema import Run, TagmoeError
 from ...schema.configs.audit import AuditConfig, Gate
 from ...schema.files import write_text
@@ -15,7 +17,7 @@ from ...schema.report import GateResult, PictureCheck, Report
 from . import frequencies, lists, sampling
 from .cards import card, choose_cards, places_in
 from .columns import Columns
-from .details import read_details
+from .details import read_details, read_texts
 from .drift import compare_runs
 from .duplicates import find_duplicates, picture_groups
 from .gate import apply_gate, load_gate
@@ -142,15 +144,8 @@ def _write(
     corpus: ReadsImages | None, gate: Gate, source: str, config: AuditConfig, quiet: bool,
 ) -> Report:  # fmt: skip
     chosen, drawn = choose_cards(columns, rankings, draft, config=config)
-    index_of = {int(row): index for index, row in enumerate(columns.row)}
-    listed = [index_of[entry.row] for queue in draft.queues for entry in queue.entries]
-    details = read_details(run, itertools.chain(chosen, listed, plan_order))
-    by_row = {detail.row: detail for detail in details.values()}
-    for queue in draft.queues:
-        if queue.entries:
-            lists.write_queue(out / "lists" / f"{queue.name}.csv", queue, by_row)
-    names = {details[i].row: columns.names(i) for i in plan_order}
-    lists.write_plan(out / draft.sampling.list_file, [details[i] for i in plan_order], names)
+    _write_lists(run, columns, draft, plan_order, out)
+    details = read_details(run, chosen)
     pictured = [details[i] for i in chosen if details[i].images][: config.max_pictured]
     shown = triptychs(corpus, pictured, side=config.thumbnail_side, limits=run.info.corpus.limits, quiet=quiet)
     check = check_pictures(run, columns, corpus, seen=seen(shown), config=config, out=out, quiet=quiet)
@@ -167,6 +162,16 @@ def _write(
     write_page(out / "report.html", report, cards, shown)
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
+
+
+def _write_lists(run: Run, columns: Columns, draft: Report, plan_order: Sequence[int], out: Path) -> None:
+    listed = np.searchsorted(columns.row, [entry.row for queue in draft.queues for entry in queue.entries]).tolist()
+    read = read_texts(run, itertools.chain(listed, plan_order), chars=lists.LIST_CHARS + 1)
+    texts = {int(columns.row[i]): text for i, text in read.items()}
+    for queue in draft.queues:
+        if queue.entries:
+            lists.write_queue(out / "lists" / f"{queue.name}.csv", queue, texts)
+    lists.write_plan(out / draft.sampling.list_file, plan_order, columns, texts)
 
 
 def _finish(draft: Report, check: PictureCheck, *, gate: Gate, source: str) -> Report:

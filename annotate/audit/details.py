@@ -55,6 +55,19 @@ def read_details(run: Run, indices: Iterable[int]) -> dict[int, Detail]:
     return found
 
 
+def read_texts(run: Run, indices: Iterable[int], *, chars: int) -> dict[int, str]:
+    """Only the first `chars` characters of the instructions, by record index."""
+    wanted = np.unique(np.fromiter(indices, np.int64))
+    found: dict[int, str] = {}
+    start = 0
+    for batch in run.tables(["instruction"]):
+        inside = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
+        texts = first_chars(batch.column("instruction").take(pa.array(inside - start)), chars).to_pylist()
+        found.update(zip(inside.tolist(), texts, strict=True))
+        start += batch.num_rows
+    return found
+
+
 def first_chars(texts: pa.Array | pa.ChunkedArray, count: int) -> pa.Array | pa.ChunkedArray:
     """The first `count` characters of each text, cut before any of them becomes a Python object."""
     return pc.call_function("utf8_slice_codeunits", [texts], pc.SliceOptions(0, count))

@@ -90,8 +90,10 @@ def _grouped(key: NDArray[np.generic], chosen: NDArray[np.bool_]) -> list[NDArra
     """Record indices of every value of `key` that occurs at least twice among `chosen`; largest group first."""
     index = np.flatnonzero(chosen)
     order = index[np.argsort(key[index], kind="stable")]
-    edges = np.flatnonzero(np.diff(key[order])) + 1 if len(order) else np.zeros(0, np.int64)
-    found = [group for group in np.split(order, edges) if len(group) > 1]
+    starts = np.flatnonzero(np.r_[True, key[order[1:]] != key[order[:-1]]]) if len(order) else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], len(order)]
+    several = ends - starts > 1  # most values occur once, and an array for each of them would be most of the memory
+    found = [order[start:end] for start, end in zip(starts[several], ends[several], strict=True)]
     return sorted(found, key=lambda group: (-len(group), int(group[0])))
 
 

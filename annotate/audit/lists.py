@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ...schema.files import atomic_file
 from ...schema.report import PictureFault, Queue
-from .details import Detail
+from .columns import Columns
 
-_LIST_CHARS = 500
+LIST_CHARS = 500
+"""Characters of a cell."""
+
 _FORMULA = re.compile(r"^\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
@@ -24,7 +26,7 @@ def safe_cell(text: str) -> str:
     in front.
     """
     plain = _CONTROL.sub(" ", text)
-    plain = plain[:_LIST_CHARS] + "\u2026" if len(plain) > _LIST_CHARS else plain
+    plain = plain[:LIST_CHARS] + "\u2026" if len(plain) > LIST_CHARS else plain
     return "'" + plain if _FORMULA.match(plain) else plain
 
 
@@ -39,26 +41,27 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[str | i
         text.detach()
 
 
-def write_queue(path: Path, queue: Queue, details: Mapping[int, Detail]) -> None:
-    """Export one queue; `details` are keyed by corpus row."""
+def write_queue(path: Path, queue: Queue, texts: Mapping[int, str]) -> None:
+    """Export one queue; `texts` are keyed by corpus row."""
     write_csv(
         path,
         ("place", "row", "id", "uid", "score", "reason", "instruction"),
         (
-            (place, entry.row, entry.id, entry.uid, entry.score, entry.reason, details[entry.row].text)
+            (place, entry.row, entry.id, entry.uid, entry.score, entry.reason, texts[entry.row])
             for place, entry in enumerate(queue.entries, start=1)
         ),
     )
 
 
-def write_plan(path: Path, details: Iterable[Detail], tags: Mapping[int, list[str]]) -> None:
-    """Export the sampling plan in the order in which to review."""
+def write_plan(path: Path, order: Iterable[int], columns: Columns, texts: Mapping[int, str]) -> None:
+    """Export the sampling plan in the order in which to review: record indices, and texts by corpus row."""
+    rows = ((int(columns.row[i]), i) for i in order)
     write_csv(
         path,
         ("place", "row", "id", "uid", "tags", "instruction"),
         (
-            (place, detail.row, detail.id, detail.uid, ", ".join(tags[detail.row]), detail.text)
-            for place, detail in enumerate(details, start=1)
+            (place, row, columns.id[i].as_py(), columns.uid[i].as_py(), ", ".join(columns.names(i)), texts[row])
+            for place, (row, i) in enumerate(rows, start=1)
         ),
     )
 

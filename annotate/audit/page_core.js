@@ -1,5 +1,6 @@
 "use strict";
-// Everything from records reaches the page through `text nodes` only: there is no innerHTML in this file or the next ones.
+// Everything from records reaches the page through text nodes only, with what cannot be seen made visible:
+// there is no innerHTML in this file or the next ones.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const REPORT = DATA.report;
 const TAG = new Map(REPORT.tags.map((tag) => [tag.id, tag]));
@@ -9,7 +10,7 @@ const CARD = new Map(CARDS.map((card) => [card.row, card]));
 function add(node, children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    node.append(child instanceof Node ? child : visible(String(child)));
   }
   return node;
 }

@@ -35,10 +35,18 @@ def as_lines(report: Report, out: Path) -> Iterator[str]:
         p = report.pictures
         yield f"  {p.checked} of {p.recorded} pictures checked: {p.changed} changed, {p.unreadable} unreadable"
     yield from (f"  note: {note}" for note in report.notes)
-    yield f"  to review for +-{report.sampling.half_width:.0%} per tag: {report.sampling.distinct} records"
+    plan = report.sampling
+    yield f"  to review for +-{plan.half_width:.0%} per tag: {_count(plan.distinct, 'record')}, listed in {plan.list_file}"
+    wanted = [f"{s.name} {s.remaining}" for s in plan.strata if s.id is not None and s.remaining]
+    if wanted:
+        yield f"    of each tag: {', '.join(wanted)}"
     yield f"gate ({report.gate.source}): {'passed' if report.gate.passed else 'FAILED'}"
     yield from (f"  {failure}" for failure in report.gate.failures)
     yield f"report: {out / 'report.html'}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _words(estimate: Estimate) -> str:
@@ -64,5 +72,6 @@ def as_json(report: Report, out: Path) -> JsonValue:
         "macro_f1": gold.macro_f1.value if gold else None,
         "mean_alpha": report.drift.mean_alpha if report.drift else None,
         "review": report.sampling.distinct,
+        "review_per_tag": {s.name: s.remaining for s in report.sampling.strata if s.id is not None},
         "gate": {"passed": report.gate.passed, "failures": list(report.gate.failures)},
     }

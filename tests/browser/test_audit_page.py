@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageStat
-from support_audit import annotate_corpus, make_record, picture_corpus, write_run
+from support_audit import annotate_corpus, make_image, make_record, picture_corpus, write_run
 from support_chromium import Browser
 from tagmoe.annotate.audit.build import Inputs, audit
 from tagmoe.annotate.audit.gold import Gold, GoldRecord, write_gold
+from tagmoe.schema import Reject
 from tagmoe.schema.configs.audit import AuditConfig
 from tagmoe.schema.report import Report, load_report
 
@@ -254,6 +255,30 @@ CONTRAST = """(() => {
   }
   return worst;
 })()"""
+
+
+def test_hostile_names_break_neither_the_page_nor_a_phone(browser: Browser, tmp_path: Path):
+    """Ids, splits, corpus names, warnings, rejects and file names, not only instructions."""
+    names = [f"{ATTACK} {i} " + "w" * 300 for i in range(6)]
+    images = [(make_image("source", uri=f"{name}.png"), make_image("target", key=name, uri=name)) for name in names]
+    records = [
+        make_record(i, id=name, corpus=name, extra={"split": f"\u202e{i % 2}<b>"}, images=shown, instruction=name * 2)
+        for i, (name, shown) in enumerate(zip(names, images, strict=True))
+    ]
+    reject = Reject(row=9, id=names[0], stage="decode", reason="not_an_image", detail=names[1])
+    run = write_run(tmp_path / "run", records, [reject], corpus=picture_corpus(tmp_path / "corpus", 1))
+    audit(Inputs(run=run), tmp_path / "report", config=CONFIG, quiet=True)
+    for width in (1360, 390):
+        browser.screen(width, 844, mobile=width < 500)
+        browser.open(tmp_path / "report/report.html")
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert "owned" not in browser.run("document.title")
+        assert not set("\u202e\u200b\x07") & set(browser.run("document.body.innerText"))
+        assert "12 cannot be read" in text(browser, "#pictures")
+        browser.run("openReview(0)")
+        assert not set("\u202e\u200b\x07") & set(browser.run("document.body.innerText"))
+        assert browser.run("document.querySelectorAll('main img[src=x], main script, dialog script').length") == 0
+        assert browser.problems() == []
 
 
 def test_a_large_audit_opens_in_two_seconds(browser: Browser, tmp_path: Path):
