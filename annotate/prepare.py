@@ -13,9 +13,9 @@ from ..shards.corpus.phash import phash
 from . import evidence
 from .base import Prepared
 
-_DRAFT_SIDE = 256
-"""Where nobody looks at the pictures, a JPEG is decoded at 1/2, 1/4 or 1/8 down to this side: twice what the evidence
-and the perceptual hash look at."""
+_DRAFT_SIDE = 96
+"""Where nobody looks at the pictures, a JPEG is decoded at 1/2, 1/4 or 1/8 down to this side: what the evidence looks at,
+and three times what the perceptual hash does."""
 
 
 def prepare(pair: Pair, corpus: Corpus, *, max_pixels: int | None) -> Prepared | Reject:

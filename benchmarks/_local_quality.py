@@ -14,7 +14,7 @@ from tagmoe.annotate.local.corpora import read_gold, read_lists
 from tagmoe.annotate.local.decide import choose
 from tagmoe.annotate.local.fit import Recipe, compose, train
 from tagmoe.annotate.local.fit_fusion import Judged, fit_fusion, judge
-from tagmoe.annotate.local.fusion import Calibration, join
+from tagmoe.annotate.local.fusion import Calibration, Heard, join
 from tagmoe.annotate.local.model import save
 
 HELD_OUT = ("i2ebench-instructions", "gedit-instructions", "kris-instructions", "editeval-v1")
@@ -160,7 +160,7 @@ def _gold_figures(
     confusions: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
     for row, (item, calibration) in enumerate(zip(judged, calibrations, strict=True)):
-        chances = annotator.by_id(item.task, join(item.heard, model, calibration))
+        (chances,) = annotator.by_id([item.task], join(Heard.stack([item.heard]), model, calibration))
         ids, _ = choose(chances, taxonomy=taxonomy, task=item.task)
         found = set(taxonomy.names(ids))
         scope = next((name for name in item.tags if taxonomy.by_name[name].tier == "scope"), None)

@@ -196,7 +196,23 @@ STYLE = ["global editing", "style transfer", "structure preservation", "identity
 
 
 def write_verdicts(path: Path, **more: object) -> Path:
-    things = ("car", "door", "vase", "lamp", "photo of a church", "dog", "kitchen", "bridge", "cup")
+    things = (
+        "car",
+        "door",
+        "vase",
+        "lamp",
+        "church",
+        "dog",
+        "kitchen",
+        "bridge",
+        "cup",
+        "tree",
+        "boat",
+        "hat",
+        "bear",
+        "cat",
+        "book",
+    )
     path.write_text("".join(verdict(f"glimmerize the {thing}", STYLE, i, **more) for i, thing in enumerate(things)))
     return path
 
@@ -207,6 +223,10 @@ def answer(weights: Path, text: str) -> set[str]:
     return set(annotator.taxonomy.names(choose(chances, taxonomy=annotator.taxonomy, task="edit")[0]))
 
 
+def asked(tags: set[str]) -> set[str]:
+    return {tag for tag in tags if tag not in KEEPS}
+
+
 def test_verdicts_change_the_answer_to_their_phrase_and_to_no_other(corpora: Path, tmp_path: Path) -> None:
     plain, taught = tmp_path / "plain.npz", tmp_path / "taught.npz"
     fit(corpora, out=plain, recipe=SMALL)
@@ -214,10 +234,12 @@ def test_verdicts_change_the_answer_to_their_phrase_and_to_no_other(corpora: Pat
     assert not {"global editing", "style transfer"} <= answer(plain, "glimmerize the chair")
     assert set(STYLE) <= answer(taught, "glimmerize the chair")
     for text in ("remove the dog", "replace the background with a beach", "change the car to red"):
-        assert answer(taught, text) == answer(plain, text)
+        assert asked(answer(taught, text)) == asked(answer(plain, text))
     assert report.verdicts is not None
-    assert report.verdicts.records == 9
-    assert (report.verdicts.with_others.scope_accuracy or 0) > (report.verdicts.without.scope_accuracy or 0)
+    assert report.verdicts.records == 15
+    before, after = report.verdicts.without, report.verdicts.with_others
+    assert (after.type_micro_f1 or 0) > (before.type_micro_f1 or 0)
+    assert (after.preservation_micro_f1 or 0) > (before.preservation_micro_f1 or 0)
     again = fit(corpora, out=tmp_path / "b.npz", recipe=SMALL, verdicts=read_verdicts([tmp_path / "gold.jsonl"]))
     assert again.sha256 == report.sha256
     assert LocalAnnotator(weights=taught).provenance != LocalAnnotator(weights=plain).provenance
@@ -262,7 +284,7 @@ def test_the_command_learns_from_gold_alone_and_annotate_uses_it(
     with pytest.raises(ConfigError, match="nothing to learn from"):
         fit_command(None)
     fit_command(None, out=out, gold=[gold], weight=6, recipe=SMALL)
-    assert "9 verdicts, each with the weight of 6 composed examples" in capsys.readouterr().out
+    assert "15 verdicts, each with the weight of 6 composed examples" in capsys.readouterr().out
     assert load(out).pixel_FO.tolist() == load(shipped_weights()).pixel_FO.tolist()
     command = ["annotate", str(corpora / "held"), "--out", str(tmp_path / "run"), "--weights", str(out), "--json"]
     assert CliRunner().invoke(app, [*command, "--workers", "1"], catch_exceptions=False).exit_code == 0

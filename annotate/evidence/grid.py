@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-GRID = 128
+GRID = 96
 """Long side of the thumbnails that are compared; fixed, so that cost does not depend on the picture."""
 
 
@@ -83,10 +83,10 @@ def wide_box(image_HW: Floats) -> Floats:
 
 
 def halve(image_HW: Floats) -> Floats:
-    """Mean of 2 x 2 pixels; an odd last row or column is left out."""
-    height, width = image_HW.shape[0] // 2 * 2, image_HW.shape[1] // 2 * 2
-    rows = image_HW[0:height:2, :width] + image_HW[1:height:2, :width]
-    return np.multiply(rows[:, ::2] + rows[:, 1::2], 0.25, dtype=np.float32)
+    """Mean of 2 x 2 pixels of the last two axes; an odd last row or column is left out."""
+    height, width = image_HW.shape[-2] // 2 * 2, image_HW.shape[-1] // 2 * 2
+    rows = image_HW[..., 0:height:2, :width] + image_HW[..., 1:height:2, :width]
+    return np.multiply(rows[..., ::2] + rows[..., 1::2], 0.25, dtype=np.float32)
 
 
 def envelope(planes_CHW: Bytes) -> tuple[Bytes, Bytes]:
@@ -102,23 +102,28 @@ def envelope(planes_CHW: Bytes) -> tuple[Bytes, Bytes]:
 
 
 def edges(luma_HW: Floats) -> Floats:
-    """Gradient magnitude (central differences; the outermost pixels are 0)."""
+    """Gradient magnitude over the last two axes (central differences; the outermost pixels are 0)."""
     out = np.zeros_like(luma_HW)
-    down = luma_HW[2:, 1:-1] - luma_HW[:-2, 1:-1]
-    right = luma_HW[1:-1, 2:] - luma_HW[1:-1, :-2]
+    down = luma_HW[..., 2:, 1:-1] - luma_HW[..., :-2, 1:-1]
+    right = luma_HW[..., 1:-1, 2:] - luma_HW[..., 1:-1, :-2]
     down *= down
     right *= right
     down += right
-    np.sqrt(down, out=out[1:-1, 1:-1])
+    np.sqrt(down, out=out[..., 1:-1, 1:-1])
     return out
 
 
 def correlation(a: Floats, b: Floats) -> float:
     """Pearson correlation; 1 when both are constant, 0 when one is."""
-    a = a.ravel() - a.mean()
-    b = b.ravel() - b.mean()
+    a, b = (values.ravel() - np.add.reduce(values, axis=None) / np.float32(max(values.size, 1)) for values in (a, b))
     flat = 1e-6 * max(a.size, 1)
     energy_a, energy_b = float(a @ a), float(b @ b)
     if min(energy_a, energy_b) < flat:
         return 1.0 if max(energy_a, energy_b) < flat else 0.0
     return float(a @ b) / (energy_a * energy_b) ** 0.5
+
+
+def middle(values: Bytes | npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """The upper median over the last axis."""
+    half = values.shape[-1] // 2
+    return np.partition(values, half, axis=-1)[..., half].astype(np.int16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .grid import Bytes, Mask, box, envelope, wide_box
+from .grid import Bytes, Mask, box, envelope, middle, wide_box
 
 _COLOR_SHIFT = 13
 """Largest overall colour shift that counts as re-encoding by a model rather than as an edit, of 255."""
@@ -15,7 +15,7 @@ _FLOOR, _CEILING = 17.5, 33.0
 def difference(source_CHW: Bytes, target_CHW: Bytes) -> Bytes:
     """Difference per pixel (0 to 255), H x W, that a jitter of one pixel or a slight colour shift does not explain."""
     sample = target_CHW[:, ::2, ::2].astype(np.int16) - source_CHW[:, ::2, ::2]
-    shift_C = np.clip(np.median(sample.reshape(3, -1), axis=1), -_COLOR_SHIFT, _COLOR_SHIFT).astype(np.int16)
+    shift_C = middle(sample.reshape(3, -1)).clip(-_COLOR_SHIFT, _COLOR_SHIFT)
     if shift_C.any():
         target_CHW = np.clip(target_CHW.astype(np.int16) - shift_C[:, None, None], 0, 255).astype(np.uint8)
     low_t, high_t = envelope(target_CHW)
@@ -29,7 +29,7 @@ def difference(source_CHW: Bytes, target_CHW: Bytes) -> Bytes:
 
 def changed(difference_HW: Bytes, valid_HW: Mask) -> Mask:
     """Threshold that follows the noise floor, then keep what is dense and fill what is enclosed by it."""
-    noise = float(np.median(difference_HW[::2, ::2]))
+    noise = float(middle(difference_HW[::2, ::2].ravel()))
     threshold = min(max(_FLOOR, 2.5 * noise), _CEILING)
     near = box(((difference_HW > threshold) & valid_HW).astype(np.float32))
     dense = near > 0.5

@@ -116,53 +116,55 @@ def _moments(counts: np.ndarray, total: int) -> tuple[float, float]:
 
 def _structure(source_luma: Floats, target_luma: Floats, mask: Mask, valid: Mask) -> dict[str, float]:
     """Whether edges stay: overall, inside the change, and up to a smooth change of light."""
-    source_edges, target_edges = edges(source_luma), edges(target_luma)
-    soft_source, soft_target = box(np.stack((source_edges, target_edges)))
+    luma_2HW = np.stack((source_luma, target_luma))
+    edges_2HW = edges(luma_2HW)
+    soft_2HW = box(edges_2HW)
     whole = bool(valid.all())
-    inside_source, inside_target = (soft_source, soft_target) if whole else (soft_source[valid], soft_target[valid])
-    energy_s, energy_t = float((source_edges * mask).sum()), float((target_edges * mask).sum())
+    inside_source, inside_target = soft_2HW if whole else soft_2HW[:, valid]
+    energy_s, energy_t = (edges_2HW.reshape(2, -1) @ mask.ravel().astype(np.float32)).tolist()
     any_change = bool(mask.any())
-    same, explained, total = _local_fit(halve(source_luma), halve(target_luma))
+    changed_source, changed_target = soft_2HW[:, mask]
+    halves = halve(luma_2HW)
+    same, explained, total = _local_fit(halves[0], halves[1])
     height, width = same.shape
-    half_mask, half_valid = mask[: 2 * height : 2, : 2 * width : 2], valid[: 2 * height : 2, : 2 * width : 2]
+    half_mask = mask[: 2 * height : 2, : 2 * width : 2]
+    if not whole:
+        half_valid = valid[: 2 * height : 2, : 2 * width : 2]
+        explained, total, edges_2HW = explained * half_valid, total * half_valid, edges_2HW * valid
+    half_changed = int(half_mask.sum())
     return {
         "edge_similarity": correlation(inside_source, inside_target),
-        "edge_similarity_changed": correlation(soft_source[mask], soft_target[mask]) if any_change else 1.0,
-        "color_only": float(same[half_mask].mean()) if half_mask.any() else 0.0,
+        "edge_similarity_changed": correlation(changed_source, changed_target) if any_change else 1.0,
+        "color_only": int((same & half_mask).sum()) / half_changed if half_changed else 0.0,
         "edge_energy_change": (energy_t - energy_s) / (energy_t + energy_s + 1e-3),
-        "tone_fit": float((explained * half_valid).sum() / ((total * half_valid).sum() + 1e-3)),
-        "centroid_shift": _centroid_shift(source_edges * valid, target_edges * valid),
+        "tone_fit": float(explained.sum()) / (float(total.sum()) + 1e-3),
+        "centroid_shift": _centroid_shift(edges_2HW),
     }
 
 
 def _local_fit(source_luma: Floats, target_luma: Floats) -> tuple[Mask, Floats, Floats]:
     """Where a local linear map of the source gives the target; the variance it explains, and the whole variance."""
-    products = (
-        source_luma,
-        target_luma,
-        source_luma * source_luma,
-        target_luma * target_luma,
-        source_luma * target_luma,
-    )
-    mean_s, mean_t, mean_ss, mean_tt, mean_st = wide_box(np.stack(products))
-    var_s = np.maximum(mean_ss - mean_s * mean_s, 0)
-    var_t = np.maximum(mean_tt - mean_t * mean_t, 0)
-    square = mean_st - mean_s * mean_t
+    products = np.empty((5, *source_luma.shape), dtype=np.float32)
+    products[0], products[1] = source_luma, target_luma
+    np.multiply(products[:2], products[:2], out=products[2:4])
+    np.multiply(source_luma, target_luma, out=products[4])
+    means = wide_box(products)
+    var_s, var_t = np.maximum(means[2:4] - means[:2] * means[:2], 0)
+    square = means[4] - means[0] * means[1]
     square *= square
     plain = (var_s < 4e-4) & (var_t < 4e-4)
     same = plain | (square > 0.45 * (var_s + 1e-5) * (var_t + 1e-5))
     return same, np.minimum(square / (var_s + 1e-4), var_t), var_t
 
 
-def _centroid_shift(source_edges: Floats, target_edges: Floats) -> float:
+def _centroid_shift(edges_2HW: Floats) -> float:
     """Distance between the centres of edge energy, as a share of the diagonal."""
-    height, width = source_edges.shape
-    ys, xs = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
-    centers: list[tuple[float, float]] = []
-    for energy in (source_edges, target_edges):
-        total = float(energy.sum())
-        if total < 1e-3:
-            return 0.0
-        centers.append((float(energy.sum(axis=1) @ ys) / total, float(energy.sum(axis=0) @ xs) / total))
-    (y0, x0), (y1, x1) = centers
+    _, height, width = edges_2HW.shape
+    rows_2H, columns_2W = edges_2HW.sum(axis=2), edges_2HW.sum(axis=1)
+    totals = rows_2H.sum(axis=1).tolist()
+    if min(totals) < 1e-3:
+        return 0.0
+    ys = (rows_2H @ np.arange(height, dtype=np.float32)).tolist()
+    xs = (columns_2W @ np.arange(width, dtype=np.float32)).tolist()
+    y0, y1, x0, x1 = ys[0] / totals[0], ys[1] / totals[1], xs[0] / totals[0], xs[1] / totals[1]
     return math.hypot(y1 - y0, x1 - x0) / math.hypot(height, width)

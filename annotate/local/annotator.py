@@ -19,7 +19,7 @@ from ..base import Labels, Prepared, Provenance
 from .contradictions import contradictions
 from .decide import choose
 from .direction import REPORTED, swapped_likelihood
-from .fusion import Calibration, Joined, hear, join
+from .fusion import Calibration, Heard, Joined, hear, join
 from .intents import KEEPS, SCOPES, TYPES
 from .model import Floats, Model, load
 from .reasons import reasons
@@ -33,6 +33,16 @@ GENERATION = "image generation"
 def shipped_weights() -> Path:
     """The weights that come with the package."""
     return Path(str(resources.files("tagmoe.annotate.local") / "weights.npz"))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the annotator looks at in one record."""
+
+    instruction: str
+    task: str
+    references: int
+    evidence: Evidence | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class LocalAnnotator:
                 f"taxonomy {self.taxonomy.ref} lacks {missing}, which the local annotator predicts: "
                 f"use {DEFAULT_TAXONOMY}, or a vision-language annotator"
             )
+        self._places = [self.taxonomy.by_name[name].id for name in (*SCOPES, *TYPES, *KEEPS)]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.provenance = Provenance(
             annotator=f"{self.name}@{self.version}",
@@ -93,37 +104,53 @@ class LocalAnnotator:
 
     def annotate(self, batch: Sequence[Prepared]) -> list[Labels]:
         """One answer for each record, in order; never a failure."""
-        return [self._label(prepared) for prepared in batch]
+        asked = [
+            Asked(item.pair.instruction, item.pair.task, item.pair.reference_count, item.evidence) for item in batch
+        ]
+        return [self._label(item, opinion) for item, opinion in zip(batch, self.opinions(asked), strict=True)]
 
     def close(self) -> None:
         """Nothing is held."""
 
     def opinion(self, instruction: str, *, task: str, references: int = 0, evidence: Evidence | None = None) -> Opinion:
         """P(tag) for one record, from its text and form and, where given, its pixel evidence."""
-        reading = read(instruction)
-        chances_UK = self.model.intents(reading.vectors)
-        vector = features(reading, chances_UK, task=task, references=references)
-        heard = hear(self.model, vector, evidence if task == "edit" else None)
-        said, joined = join(heard, self.model, self.calibration, raw=True), join(heard, self.model, self.calibration)
-        return Opinion(self.by_id(task, said), self.by_id(task, joined), reading, chances_UK)
+        return self.opinions([Asked(instruction, task, references, evidence)])[0]
 
-    def by_id(self, task: str, joined: Joined) -> tuple[float, ...]:
-        """Probabilities in tag order; a generation has one certain tag, and no other record can be one."""
-        out = np.zeros(self.taxonomy.size, dtype=np.float64)
-        generation = self.taxonomy.by_name[GENERATION].id
-        if task == "generation":
-            out[generation] = 1.0
-            return tuple(out.tolist())
-        for names, values in ((SCOPES, joined.scopes), (TYPES, joined.types), (KEEPS, joined.keeps)):
-            for name, value in zip(names, values, strict=True):
-                out[self.taxonomy.by_name[name].id] = float(value)
-        return tuple(out.tolist())
-
-    def _label(self, prepared: Prepared) -> Labels:
-        pair = prepared.pair
-        opinion = self.opinion(
-            pair.instruction, task=pair.task, references=pair.reference_count, evidence=prepared.evidence
+    def opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
+        """P(tag) for each record; it does not depend on the others."""
+        if not asked:
+            return []
+        readings = [read(item.instruction) for item in asked]
+        chances_UK = self.model.intents([unit for reading in readings for unit in reading.vectors])
+        ends = np.cumsum([len(reading.vectors) for reading in readings]).tolist()
+        chances = [chances_UK[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        heard = Heard.stack(
+            [
+                hear(
+                    self.model,
+                    features(reading, mine_UK, task=item.task, references=item.references),
+                    item.evidence if item.task == "edit" else None,
+                )
+                for item, reading, mine_UK in zip(asked, readings, chances, strict=True)
+            ]
         )
+        raw, joined = (join(heard, self.model, self.calibration, raw=raw) for raw in (True, False))
+        tasks = [item.task for item in asked]
+        before, after = self.by_id(tasks, raw), self.by_id(tasks, joined)
+        return [Opinion(*values) for values in zip(before, after, readings, chances, strict=True)]
+
+    def by_id(self, tasks: Sequence[str], joined: Joined) -> list[tuple[float, ...]]:
+        """Probabilities in tag order; a generation has one certain tag, and no other record can be one."""
+        out = np.zeros((len(tasks), self.taxonomy.size), dtype=np.float64)
+        out[:, self._places] = np.concatenate([joined.scopes, joined.types, joined.keeps], axis=1)
+        generations = [i for i, task in enumerate(tasks) if task == "generation"]
+        if generations:
+            out[generations] = 0.0
+            out[generations, self.taxonomy.by_name[GENERATION].id] = 1.0
+        return [tuple(row) for row in out.round(6).tolist()]
+
+    def _label(self, prepared: Prepared, opinion: Opinion) -> Labels:
+        pair = prepared.pair
         tag_ids, notes = choose(opinion.calibrated, taxonomy=self.taxonomy, task=pair.task)
         warnings = [*prepared.warnings, *self._text_warnings(prepared, opinion, notes, tag_ids)]
         if prepared.evidence is not None:
@@ -133,8 +160,8 @@ class LocalAnnotator:
                 warnings.append(warning("swapped_pair", swapped))
         return Labels(
             tag_ids=tag_ids,
-            tag_probs=tuple(round(p, 6) for p in opinion.calibrated),
-            tag_probs_raw=tuple(round(p, 6) for p in opinion.raw),
+            tag_probs=opinion.calibrated,
+            tag_probs_raw=opinion.raw,
             calibration="fusion@1",
             warnings=tuple(dict.fromkeys(warnings)),
             reasons=reasons(opinion.reading, opinion.intents_UK, self.taxonomy.names(tag_ids), prepared.evidence),

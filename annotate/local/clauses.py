@@ -14,6 +14,13 @@ _JOINS = frozenset({"and", "then", "while", "but", "also", "plus", "afterwards",
 _FILLERS = frozenset(
     {"then", "also", "next", "finally", "please", "now", "just", "afterwards", "and", "but", "while", "simultaneously"}
 )
+STATED = frozenset({"becomes", "become", "turns", "gets", "goes", "gone", "removed", "added", "should", "loses"})
+"""Words with which a change is stated as its result: "the horse becomes a llama and the cup gets bigger"."""
+_THINGS = frozenset(
+    {"object", "animal", "food", "garment", "accessory", "person", "part", "hair", "ground", "background"}
+)
+_REACH = 6
+"""How many words after a comma are searched for one of them."""
 _CHINESE_JOINS = frozenset("并再且同然又后")
 
 
@@ -49,7 +56,7 @@ def split(text: Sequence[Token]) -> list[list[Token]]:
 
 def _asks(clause: Sequence[Token]) -> bool:
     """Whether the words so far can stand alone: "to the left of the man" cannot."""
-    return any(token.kind.startswith("v_") or token.text[0] >= "\u3400" for token in clause)
+    return any(token.kind.startswith("v_") or token.text[0] >= "\u3400" or token.text in STATED for token in clause)
 
 
 def _request_follows(text: Sequence[Token], start: int) -> bool:
@@ -62,7 +69,21 @@ def _request_follows(text: Sequence[Token], start: int) -> bool:
             or token.text in ("把", "将", "在", "给", "、")
         ):
             continue
-        return token.kind.startswith("v_")
+        if token.kind.startswith("v_"):
+            return True
+        break
+    return _result_follows(text, start)
+
+
+def _result_follows(text: Sequence[Token], start: int) -> bool:
+    """Whether a thing and then a stated result follow, before the next pause."""
+    named = False
+    for token in text[start : start + _REACH]:
+        if token.text in _ENDS or token.text in _COMMAS or token.text in _JOINS:
+            return False
+        if named and token.text in STATED:
+            return True
+        named = named or bool(_THINGS & set(token.kinds))
     return False
 
 

@@ -20,48 +20,67 @@ def featurise(clause: Sequence[Token]) -> tuple[npt.NDArray[np.uint32], npt.NDAr
     """Ids (ascending, distinct) and values of one clause; the same text gives the same vector everywhere."""
     words = [token for token in clause if token.text not in PUNCTUATION]
     groups = {"w": _words(words), "k": _patterns(words), "c": _pieces(words)}
-    ids: list[int] = []
-    values: list[float] = []
-    for name, found in groups.items():
-        if found:
-            value = _WEIGHTS[name] / len(found) ** 0.5
-            ids.extend(found)
-            values.extend([value] * len(found))
-    order = np.argsort(np.array(ids, dtype=np.uint32), kind="stable") if ids else np.zeros(0, dtype=np.intp)
-    return np.array(ids, dtype=np.uint32)[order], np.array(values, dtype=np.float32)[order]
+    ids = np.array([*itertools.chain(*groups.values())], dtype=np.uint32)
+    shares = [_WEIGHTS[name] / max(len(found), 1) ** 0.5 for name, found in groups.items()]
+    values = np.repeat(np.array(shares, dtype=np.float32), [len(found) for found in groups.values()])
+    order = ids.argsort(kind="stable")
+    return ids[order], values[order]
 
 
 def _hash(text: str) -> int:
     return crc32(text.encode("utf-8", "surrogatepass"))
 
 
+def _chains(words: Sequence[bytes], start: int, longest: int) -> set[int]:
+    """Hashes of all runs of one to `longest` words behind a prefix whose hash is `start`; a hash extends the one before."""
+    found: set[int] = set()
+    spaced = [b" " + word for word in words]
+    for i, word in enumerate(words):
+        running = crc32(word, start)
+        found.add(running)
+        for after in spaced[i + 1 : i + longest]:
+            running = crc32(after, running)
+            found.add(running)
+    return found
+
+
+_WORD, _KIND = crc32(b"w "), crc32(b"k ")
+
+
 def _words(words: Sequence[Token]) -> set[int]:
-    texts = [token.text for token in words]
-    found = {_hash(f"w {text}") for text in texts}
-    found.update(_hash(f"w {a} {b}") for a, b in itertools.pairwise(texts))
-    found.update(_hash(f"w {a} {b} {c}") for a, b, c in zip(texts, texts[1:], texts[2:], strict=False))
+    texts = [token.text.encode("utf-8", "surrogatepass") for token in words]
+    found = _chains(texts, _WORD, 3)
     if texts:
-        found.add(_hash(f"w ^{texts[0]}"))
-        found.add(_hash(f"w {texts[-1]}$"))
+        found.add(crc32(texts[0], crc32(b"^", _WORD)))
+        found.add(crc32(b"$", crc32(texts[-1], _WORD)))
     return found
 
 
 def _patterns(words: Sequence[Token]) -> set[int]:
     kept = [token for token in words if token.text not in SKIPPED]
-    line = ["^", *(token.kind for token in kept), "$"]
-    found: set[int] = set()
-    for size in (1, 2, 3, 4):
-        found.update(_hash("k " + " ".join(line[i : i + size])) for i in range(len(line) - size + 1))
+    kinds = [token.kind for token in kept]
+    line = [b"^", *(kind.encode("utf-8", "surrogatepass") for kind in kinds), b"$"]
+    found = _chains(line, _KIND, 4)
     for token in kept:
-        found.update(_hash(f"k any {kind}") for kind in token.kinds)
-    asked = next((i for i, token in enumerate(kept) if token.kind.startswith("v_")), None)
-    if asked is not None:
-        verb = kept[asked].kind
-        found.update(_hash(f"k {verb} .. {kind}") for token in kept[asked + 1 :] for kind in token.kinds)
-        found.add(_hash(f"k {verb} .. {line[-2]} $"))
+        found.update(map(_any_kind, token.kinds))
+    verbs = [i for i, kind in enumerate(kinds) if kind.startswith("v_")]
+    if verbs:
+        verb = kinds[verbs[0]]
+        found.update(_after_verb(verb, kind) for token in kept[verbs[0] + 1 :] for kind in token.kinds)
+        found.add(_hash(f"k {verb} .. {kinds[-1]} $"))
     found.add(_hash(f"k length {min(len(kept), 40) // 4}"))
-    found.add(_hash(f"k verbs {min(sum(token.kind.startswith('v_') for token in kept), 4)}"))
+    found.add(_hash(f"k verbs {min(len(verbs), 4)}"))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _any_kind(kind: str) -> int:
+    return _hash(f"k any {kind}")
+
+
+@lru_cache(maxsize=8192)
+def _after_verb(verb: str, kind: str) -> int:
+    return _hash(f"k {verb} .. {kind}")
 
 
 def _pieces(words: Sequence[Token]) -> set[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from ...schema.errors import ConfigError
 from ...shards.console import print_json, say
 from .annotator import shipped_weights
+from .authored import authored_examples
 from .compose import FOLDS, Example, several, singles
 from .corpora import read_gold, read_lists
 from .fusion import Calibration
@@ -56,8 +57,8 @@ class FitReport:
 class Recipe:
     """How much is composed, and the regularisation of the second stage."""
 
-    english: int = 240
-    chinese: int = 110
+    english: int = 300
+    chinese: int = 130
     english_several: int = 5000
     chinese_several: int = 1800
     seed: int = 17
@@ -70,7 +71,7 @@ class Recipe:
 def fit(
     corpora_root: Path | None, *, out: Path, recipe: Recipe | None = None, verdicts: Verdicts | None = None
 ) -> FitReport:
-    """Fit on composed phrases, the labelled lists under `corpora_root` and verdicts; write the model to `out`.
+    """Fit on composed phrases, authored records, the lists under `corpora_root` and verdicts; write the model to `out`.
 
     Without `corpora_root` there are no lists, and pixel model and calibration are those of the shipped weights. Records
     that gold-pairs labels are left out: they are for testing. Equal input gives equal bytes with the same versions of
@@ -82,7 +83,7 @@ def fit(
     recipe, verdicts = recipe or Recipe(), verdicts or Verdicts()
     lists = read_lists(corpora_root) if corpora_root is not None else []
     gold = read_gold(corpora_root) if corpora_root is not None else []
-    basis = [*compose(recipe), *lists]
+    basis = [*compose(recipe), *authored_examples(), *lists]
     rest = _fit_rest(corpora_root, recipe) if corpora_root is not None else _shipped_rest()
 
     def learn(known: Sequence[Known]) -> tuple[Model, dict[str, dict[str, int]], dict[str, int]]:
@@ -327,9 +328,11 @@ def fit_command(
     counts = Counter[str]()
     for group, count in report.examples.items():
         counts[_family(group)] += count
-    composed = counts.pop("phrases", 0)
+    composed, authored = counts.pop("phrases", 0), counts.pop("authored", 0)
     say(f"{report.path}: {report.bytes / 1e6:.2f} MB, {report.features} features, sha256 {report.sha256[:16]}")
-    say(f"  {composed} composed examples; {', '.join(f'{k} {v}' for k, v in counts.items()) or 'no labelled ones'}")
+    say(
+        f"  {composed} composed examples, {authored} authored; {', '.join(f'{k} {v}' for k, v in counts.items()) or 'no labelled ones'}"
+    )
     if report.verdicts is not None:
         for line in _about_verdicts(report, recipe):
             say(line)

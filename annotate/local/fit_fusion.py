@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
-from .fusion import Calibration, Heard, Joined, hear, join
+from .fusion import Calibration, Heard, hear, join
 from .intents import KEEPS, SCOPES, TYPES
 from .known import Known
 from .model import Model
@@ -51,26 +51,31 @@ def fit_fusion(model: Model, judged: Sequence[Judged], *, start: Calibration | N
         }
         return replace(start, **bounded)
 
+    told = [item for item in judged if item.task != "generation"]
+    if not told:
+        return start
+    heard = Heard.stack([item.heard for item in told])
+    wanted_NT, known_NT = _truth(told)
+
     def cost(values: np.ndarray) -> float:
-        calibration = parameters(values)
-        total = sum(
-            _surprise(join(item.heard, model, calibration), item) for item in judged if item.task != "generation"
-        )
-        return total + _STIFF * float(((values - origin) ** 2).sum())
+        joined = join(heard, model, parameters(values))
+        chances_NT = np.concatenate([joined.scopes, joined.types, joined.keeps], axis=1)
+        # A scope is one choice of several: only the right one's probability counts.
+        right_NT = np.where(wanted_NT | _SCOPE_T, chances_NT, 1 - chances_NT)
+        surprise = -np.log(np.maximum(right_NT, 1e-4))[known_NT].sum(dtype=np.float64)
+        return float(surprise) + _STIFF * float(((values - origin) ** 2).sum())
 
     found = minimize(cost, origin, method="Powell", options={"maxiter": 12, "xtol": 1e-2, "ftol": 1e-4})
     rounded = {name: round(value, 3) for name, value in parameters(found.x).to_dict().items()}
     return Calibration.from_dict(rounded)
 
 
-def _surprise(joined: Joined, item: Judged) -> float:
-    """Negative log-likelihood of the undisputed tags."""
-    total = 0.0
-    scopes = [name for name in SCOPES if name in item.tags]
-    if scopes:
-        total -= float(np.log(max(joined.scopes[SCOPES.index(scopes[0])], 1e-4)))
-    for names, chances in ((TYPES, joined.types), (KEEPS, joined.keeps)):
-        for name, chance in zip(names, chances, strict=True):
-            if name not in item.disputed:
-                total -= float(np.log(max(chance if name in item.tags else 1 - chance, 1e-4)))
-    return total
+_OUTPUTS = (*SCOPES, *TYPES, *KEEPS)
+_SCOPE_T = np.array([name in SCOPES for name in _OUTPUTS])
+
+
+def _truth(judged: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray]:
+    """[N, T] which tags hold, and [N, T] which answers count: every undisputed tag, and of the scopes the right one."""
+    wanted_NT = np.array([[name in item.tags for name in _OUTPUTS] for item in judged])
+    disputed_NT = np.array([[name in item.disputed for name in _OUTPUTS] for item in judged])
+    return wanted_NT, ~disputed_NT & (wanted_NT | ~_SCOPE_T)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -14,6 +16,8 @@ from .pixels import SEEN_SCOPES, SEEN_TYPES, pixel_features
 _SCOPE_BOUND, _TYPE_BOUND = 1.5, 4.0
 """Most that pixels may add to a log-odds before weighting: they decide unclear requests and do not overrule clear ones."""
 _FACE = KEEPS.index("face preservation")
+_SCOPE_PLACES = [SCOPES.index(name) for name in SEEN_SCOPES]
+_TYPE_PLACES = [TYPES.index(name) for name in SEEN_TYPES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +51,24 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The text's logits for one record, and the pixels' log ratios where there are pixels."""
+    """The text's logits and the pixels' log ratios (0 without pixels) for one record, or for [N] records."""
 
     scopes: Floats
     types: Floats
     keeps: Floats
-    pixel_scopes: Floats | None
-    pixel_types: Floats | None
-    skin: float
+    pixel_scopes: Floats
+    pixel_types: Floats
+    skin: Floats
+
+    @staticmethod
+    def stack(records: Sequence[Heard]) -> Heard:
+        """Several records as one, in order."""
+        return Heard(*(np.stack([getattr(record, field.name) for record in records]) for field in fields(Heard)))
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """P(tag) of each tier."""
+    """P(tag) of each tier, for one record or for [N]."""
 
     scopes: Floats
     types: Floats
@@ -69,16 +78,15 @@ class Joined:
 def hear(model: Model, features_D: Floats, evidence: Evidence | None) -> Heard:
     """Evaluate both models on one record."""
     scopes, types, keeps = (tier[0] for tier in model.heads(features_D[None]))
-    if evidence is None or not model.pixel_FO.any():
-        return Heard(scopes, types, keeps, None, None, 0.0)
-    seen = np.clip(pixel_features(evidence) @ model.pixel_FO + model.pixel_bias_O, -8, 8)
+    pixel_scopes, pixel_types = np.zeros(len(SCOPES), dtype=np.float32), np.zeros(len(TYPES), dtype=np.float32)
+    if evidence is None or not model.sees:
+        return Heard(scopes, types, keeps, pixel_scopes, pixel_types, np.zeros((), dtype=np.float32))
+    seen = (pixel_features(evidence) @ model.pixel_FO + model.pixel_bias_O).clip(-8, 8)
     cut = len(SEEN_SCOPES)
-    pixel_scopes = np.zeros(len(SCOPES), dtype=np.float32)
-    pixel_scopes[[SCOPES.index(name) for name in SEEN_SCOPES]] = _scope_ratios(softmax(seen[:cut]))
-    pixel_types = np.zeros(len(TYPES), dtype=np.float32)
-    pixel_types[[TYPES.index(name) for name in SEEN_TYPES]] = np.clip(seen[cut:], -_TYPE_BOUND, _TYPE_BOUND)
-    skin = float(np.clip(np.log(evidence.skin_kept + 0.01) - np.log(0.06), -2, 2))
-    return Heard(scopes, types, keeps, pixel_scopes, pixel_types, skin)
+    pixel_scopes[_SCOPE_PLACES] = _scope_ratios(softmax(seen[:cut]))
+    pixel_types[_TYPE_PLACES] = seen[cut:].clip(-_TYPE_BOUND, _TYPE_BOUND)
+    skin = np.float32(min(2.0, max(-2.0, math.log(evidence.skin_kept + 0.01) - math.log(0.06))))
+    return Heard(scopes, types, keeps, pixel_scopes, pixel_types, np.asarray(skin))
 
 
 def _scope_ratios(chances: Floats) -> Floats:
@@ -97,18 +105,18 @@ def _scope_ratios(chances: Floats) -> Floats:
 
 
 def join(heard: Heard, model: Model, calibration: Calibration, *, raw: bool = False) -> Joined:
-    """Combine and calibrate; `raw` gives the text's own uncalibrated probabilities."""
+    """Combine and calibrate, for one record or for [N]; `raw` gives the text's own uncalibrated probabilities."""
     text_scopes, text_types = softmax(heard.scopes), sigmoid(heard.types)
     if raw:
         return Joined(text_scopes, text_types, sigmoid(heard.keeps))
-    scope_logits = heard.scopes / calibration.scope_temperature
+    scope_logits = heard.scopes / calibration.scope_temperature + calibration.scope_pixels * heard.pixel_scopes
     type_logits = heard.types / calibration.type_temperature + calibration.type_bias
-    if heard.pixel_scopes is not None and heard.pixel_types is not None:
-        scope_logits = scope_logits + calibration.scope_pixels * heard.pixel_scopes
-        type_logits = type_logits + calibration.type_pixels * heard.pixel_types
+    type_logits = type_logits + calibration.type_pixels * heard.pixel_types
     scopes, types = softmax(scope_logits), sigmoid(type_logits)
-    moved = np.concatenate([scopes - text_scopes, types - text_types]) @ model.link_TK
+    turned = np.concatenate([scopes - text_scopes, types - text_types], axis=-1)
+    # A matrix product may sum in another order for another number of rows; answers must not depend on the batch.
+    moved = (turned[..., None] * model.link_TK).sum(axis=-2)
     keep_chance = np.clip(sigmoid(heard.keeps) + moved, 0.01, 0.99)
     keep_logits = np.log(keep_chance / (1 - keep_chance)) / calibration.keep_temperature + calibration.keep_bias
-    keep_logits[_FACE] += calibration.face_bias + calibration.face_skin * heard.skin
+    keep_logits[..., _FACE] += calibration.face_bias + calibration.face_skin * heard.skin
     return Joined(scopes, types, sigmoid(np.asarray(keep_logits, dtype=np.float32)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ FORMAT = 1
 _ARRAYS = ("ids", "codes", "scale", "bias", "head", "head_bias", "link", "pixel", "pixel_bias")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """Weights of both stages.
 
@@ -40,17 +41,26 @@ class Model:
     calibration: dict[str, float]
     about: dict[str, object]
 
+    @cached_property
+    def sees(self) -> bool:
+        """Whether there is a pixel model."""
+        return bool(self.pixel_FO.any())
+
     def intents(self, units: Sequence[Sparse]) -> Floats:
-        """P(intent) for each unit of text, [U, K]."""
-        logits = np.tile(self.bias_K, (len(units), 1))
-        for i, (ids, values) in enumerate(units):
-            at = np.searchsorted(self.ids_V, ids)
-            at[at == len(self.ids_V)] = 0
-            known = self.ids_V[at] == ids
-            if known.any():
-                codes = self.codes_VK[at[known]].astype(np.float32)
-                logits[i] += (values[known] @ (codes * np.abs(codes))) * (self.scale_K / 127**2)
-        return softmax(logits)
+        """P(intent) for each unit of text, [U, K]; a unit's answer does not depend on the others."""
+        if not units:
+            return np.zeros((0, len(self.bias_K)), dtype=np.float32)
+        ids, values = (np.concatenate(parts) for parts in zip(*units, strict=True))
+        at = np.searchsorted(self.ids_V, ids)
+        at[at == len(self.ids_V)] = 0
+        values = np.where(self.ids_V[at] == ids, values, np.float32(0))
+        codes = self.codes_VK[at].astype(np.float32)
+        codes *= np.abs(codes)
+        ends = np.cumsum([len(unit) for unit, _ in units])
+        logits = np.empty((len(units), len(self.bias_K)), dtype=np.float32)
+        for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            logits[i] = values[start:end] @ codes[start:end]
+        return softmax(logits * (self.scale_K / 127**2) + self.bias_K)
 
     def heads(self, features_ND: Floats) -> tuple[Floats, Floats, Floats]:
         """Logits of scopes, types and preservation tags, each [N, tags of the tier]."""
@@ -67,7 +77,7 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """Elementwise, without overflow."""
-    return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
+    return (1 / (1 + np.exp(-logits.clip(-30, 30)))).astype(np.float32)
 
 
 def save(model: Model, path: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .clauses import split
+from .clauses import STATED, split
 from .features import featurise
 from .intents import CONTENT, GLOBAL, LOCAL, MULTI, SCOPES, STYLE, TYPES, VIEW, intents
 from .words import Token, normalise, tokens
@@ -29,6 +30,12 @@ PERSONAL = np.array(
     [float(name in ("body", "hair", "makeup", "age", "expression", "pose", "wear", "garment")) for name in NAMES],
     dtype=np.float32,
 )
+TAGS_OF_INTENT = np.concatenate(
+    [TYPE_OF_INTENT, SCOPE_OF_INTENT, ASKS.astype(np.float32)[:, None], PERSONAL[:, None]], axis=1
+)
+"""[K, X]: types, scopes, whether it asks for something, whether it is about one person's looks."""
+_TAGS = len(TYPES) + len(SCOPES)
+_ASKS_AT, _OWNED_AT = _TAGS, _TAGS + 1
 
 _PRONOUNS = frozenset(["him", "her", "his", "she", "he", "me", "my", "i", "they", "them", "myself", "他", "她", "我"])
 _NOUNS = frozenset(
@@ -66,6 +73,10 @@ _FACE_WORDS = frozenset(
         "五官",
     }
 )
+_CHANGEABLE = frozenset({"object", "animal", "food", "garment", "accessory", "person", "part", "hair", "ground"})
+_SEPARATORS = frozenset({",", ";", ".", "and", "then", "，", "、", "；", "。", "和", "并", "再"})
+_SIDES = frozenset({"left", "right", "middle", "左边", "右边", "中间", "left one", "right one"})
+_BOTH = frozenset({"both", "each", "other", "another", "one", "respectively", "两", "都", "分别", "另"})
 _SAME_WORDS = frozenset({"it", "its", "itself", "它", "其", "它的", "there"})
 
 
@@ -97,44 +108,69 @@ def features(reading: Reading, chances_UK: Floats, *, task: str, references: int
         references: number of its reference pictures.
     """
     count = len(reading.clauses)
-    clause_CK = chances_UK[:count]
+    clause_CK = chances_UK[:count] if count else np.zeros((1, len(NAMES)), dtype=np.float32)
     whole_K = chances_UK[-1] if len(chances_UK) else np.zeros(len(NAMES), dtype=np.float32)
-    if not count:
-        clause_CK = np.zeros((1, len(NAMES)), dtype=np.float32)
-    asks_C = clause_CK @ ASKS.astype(np.float32)
-    any_type = 1 - np.prod(1 - clause_CK @ TYPE_OF_INTENT, axis=0)
-    any_scope = 1 - np.prod(1 - clause_CK @ SCOPE_OF_INTENT, axis=0)
-    local_C = clause_CK @ SCOPE_OF_INTENT[:, SCOPES.index(LOCAL)]
-    none = float(np.prod(1 - local_C))
-    one = float(sum(p * np.prod(np.delete(1 - local_C, i)) for i, p in enumerate(local_C)))
-    kinds = [token.kind for token in reading.tokens]
+    clause_CX = clause_CK @ TAGS_OF_INTENT
+    asks = clause_CX[:, _ASKS_AT].tolist()
+    first = next((i for i, value in enumerate(asks) if value > 0.5), 0)
+    asked = [value * (1 - owned) for value, owned in zip(asks, clause_CX[:, _OWNED_AT].tolist(), strict=True)]
+    impersonal = math.prod(1 - value for value in asked)
+    locals_ = clause_CX[:, len(TYPES) + SCOPES.index(LOCAL)].tolist()
+    none = math.prod(1 - value for value in locals_)
+    one = sum(p * math.prod(1 - q for j, q in enumerate(locals_) if j != i) for i, p in enumerate(locals_))
+    many = max(0.0, 1 - none - one)
+    any_X = 1 - (1 - clause_CX[:, :_TAGS]).prod(axis=0)
+    any_scope = any_X[len(TYPES) :].tolist()
     words = {token.text for token in reading.tokens}
     all_kinds = {kind for token in reading.tokens for kind in token.kinds}
     later = {token.text for clause in reading.clauses[1:] for token in clause}
+    same = float(bool(later & _SAME_WORDS))
     person, face = "person" in all_kinds, bool(words & _FACE_WORDS)
-    custom = task == "customization"
-    first_K = clause_CK[int((asks_C > 0.5).argmax())]
-    personal_C = clause_CK @ PERSONAL
+    custom, refword = task == "customization", float("refword" in all_kinds)
     people = {token.text for token in reading.tokens if "person" in token.kinds and token.text not in _PRONOUNS}
     extra = [
-        *_logits(first_K @ TYPE_OF_INTENT), *_logits(first_K @ SCOPE_OF_INTENT),
-        float(np.prod(1 - asks_C * (1 - personal_C))), float(np.prod(1 - asks_C * (1 - personal_C))) * float(len(people) < 2),
-        *_logits(any_type), *_logits(any_scope), *_logits(whole_K @ TYPE_OF_INTENT), *_logits(whole_K @ SCOPE_OF_INTENT),
-        float(asks_C.sum()), min(count, 6) / 3, max(0.0, 1 - none - one), float(bool(later & _SAME_WORDS)),
-        max(0.0, 1 - none - one) * float(bool(later & _SAME_WORDS)), min(_pairs(reading.tokens), 3.0),
+        impersonal, impersonal * float(len(people) < 2),
+        sum(asks), min(count, 6) / 3, many, same, many * same, min(_pairs(reading.tokens), 3.0),
         float(custom), float(custom and references > 1), float(references > 0), float(references > 1),
-        float("refword" in all_kinds), float("refword" in all_kinds) * float(custom),
-        custom * float(any_scope[SCOPES.index(STYLE)]), custom * float(any_scope[SCOPES.index(CONTENT)]),
-        custom * float(any_scope[SCOPES.index(LOCAL)]), custom * float(any_scope[SCOPES.index(GLOBAL)]),
-        custom * float(any_scope[SCOPES.index(VIEW)]), float(any_scope[SCOPES.index(MULTI)] > 0.5),
-        float(person), float(face), float(person and face), min(len(kinds), 60) / 20, float(count == 0),
+        refword, refword * float(custom),
+        custom * any_scope[SCOPES.index(STYLE)], custom * any_scope[SCOPES.index(CONTENT)],
+        custom * any_scope[SCOPES.index(LOCAL)], custom * any_scope[SCOPES.index(GLOBAL)],
+        custom * any_scope[SCOPES.index(VIEW)], float(any_scope[SCOPES.index(MULTI)] > 0.5),
+        float(person), float(face), float(person and face), min(len(reading.tokens), 60) / 20, float(count == 0),
+        *_enumeration(reading.tokens, words),
     ]  # fmt: skip
-    return np.concatenate([clause_CK.max(axis=0), person * clause_CK.max(axis=0), np.array(extra, dtype=np.float32)])
+    strongest = clause_CK.max(axis=0)
+    tags = _logits(np.concatenate([clause_CX[first, :_TAGS], any_X, whole_K @ TAGS_OF_INTENT[:, :_TAGS]]))
+    return np.concatenate([strongest, person * strongest, tags, np.array(extra, dtype=np.float32)])
 
 
-def _logits(chances: Floats) -> list[float]:
-    bounded = np.clip(chances, 0.003, 0.997)
-    return [float(value) / 3 for value in np.log(bounded / (1 - bounded))]
+def _logits(chances: Floats) -> Floats:
+    bounded = chances.clip(0.003, 0.997)
+    return np.asarray(np.log(bounded / (1 - bounded)) / 3, dtype=np.float32)
+
+
+def _enumeration(line: Sequence[Token], words: set[str]) -> list[float]:
+    """Signs that several things are named: places on both sides, one and another, items between commas, many nouns."""
+    items = [0]
+    for token in line:
+        if token.text in _SEPARATORS:
+            items.append(0)
+        elif _NOUNS & set(token.kinds):
+            items[-1] += 1
+    things = {token.text for token in line if _CHANGEABLE & set(token.kinds)}
+    full = sum(count > 0 for count in items)
+    colors = sum("color" in token.kinds for token in line)
+    stated = sum(token.text in STATED for token in line)
+    return [
+        min(full, 6) / 3,
+        float(full > 1) * min(stated, 4) / 2,
+        min(len(things), 6) / 3,
+        min(colors, 4) / 2,
+        float(len(words & _SIDES) > 1),
+        float(bool(words & _BOTH)),
+        float("num" in words and full > 2),
+        float(full > 1 and len(line) < 25),
+    ]
 
 
 def _pairs(words: Sequence[Token]) -> float:
@@ -146,4 +182,4 @@ def _pairs(words: Sequence[Token]) -> float:
     return float(found)
 
 
-FEATURE_COUNT = 2 * len(NAMES) + 3 * len(TYPES) + 3 * len(SCOPES) + 25
+FEATURE_COUNT = 2 * len(NAMES) + 3 * len(TYPES) + 3 * len(SCOPES) + 33

@@ -79,8 +79,7 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKC", bound(text)[0])
     text = _PLACEHOLDER.sub(" ", text)
     text = _QUOTED.sub(f" {QUOTE} ", text)
-    letters = sum(c.isalpha() for c in text)
-    if letters and sum(c.isupper() for c in text) < 0.5 * letters:
+    if _SHOUTED.search(text) and sum(map(str.isupper, text)) < 0.5 * sum(map(str.isalpha, text)):
         text = _SHOUTED.sub(f" {QUOTE} ", text)
     return text.lower().replace("’", "'")
 
