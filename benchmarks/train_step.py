@@ -1,10 +1,10 @@
 """A full tiny train step with experts against the same model dense: forward, backward, clip, AdamW, EMA, metrics.
 
-The contestants take turns in blocks of a few steps in one process; ratios are of the best block in processor
-time on one thread. Also measured: the
-share of the step that waits for data, and memory over many steps. Without --shards, the demo corpus is made into some.
+The contestants take turns in blocks of a few steps in one process; ratios are of the best block in processor time on
+one thread. Also measured: the share of the time of a step that waits for data, and memory over many steps. Without
+--shards, the demo corpus is made into some.
 
-    python benchmarks/train_step.py [--shards SHARDS] [--blocks 8] [--flat-steps 1000]
+    python benchmarks/train_step.py [--shards SHARDS] [--blocks 16] [--flat-steps 1000]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tagmoe.train.engine.stop import StopFlag
 from tagmoe.train.loop import Run, set_up, train_step
 
 STEPS_A_BLOCK = 5
+MEMORY_MARKS = 5
 
 
 def config(preset: str, *sets: str) -> TrainConfig:
@@ -49,19 +50,19 @@ def resident_mib() -> float:
 
 
 def advance(run: Run, steps: int) -> tuple[float, float]:
-    """Processor seconds (decoding ahead included) and data-wait seconds of one step on average."""
-    started, waited = time.process_time(), run.batches.waited
+    """Processor seconds of one step (decoding ahead included), and the share of its time that waited for data."""
+    started, began, waited = time.process_time(), time.perf_counter(), run.batches.waited
     first = run.step
     for _ in range(steps):
         train_step(run, first=0, flag=StopFlag())
     count = run.step - first
-    return (time.process_time() - started) / count, (run.batches.waited - waited) / count
+    return (time.process_time() - started) / count, (run.batches.waited - waited) / (time.perf_counter() - began)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shards", default=None)
-    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--flat-steps", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,7 +83,7 @@ def main() -> None:
             for name in presets[block % 3 :] + presets[: block % 3]:
                 step, wait = advance(runs[name], STEPS_A_BLOCK)
                 seconds[name].append(step)
-                waits[name].append(wait / step)
+                waits[name].append(wait)
         dense = min(seconds["tiny-dense"])
         for name in presets:
             result[name] = {
@@ -90,9 +91,11 @@ def main() -> None:
                 "ratio_to_dense": min(seconds[name]) / dense,
                 "data_wait": spread(waits[name]),
             }
-        before = resident_mib()
-        advance(runs["tiny"], options.flat_steps)
-        result["memory"] = {"steps": options.flat_steps, "before_mib": before, "after_mib": resident_mib()}
+        resident = [resident_mib()]
+        for _ in range(MEMORY_MARKS):
+            advance(runs["tiny"], options.flat_steps // MEMORY_MARKS)
+            resident.append(resident_mib())
+        result["memory"] = {"steps": options.flat_steps, "resident_mib": resident}
         for run in runs.values():
             run.batches.close()
     stop_ranks(ranks)
@@ -102,7 +105,7 @@ def main() -> None:
         f"{min(seconds[n]) / dense:.3f} | {100 * spread(waits[n])['median']:.1f} % |"
         for n in presets
     ]
-    memory = f"{before:.0f} MiB before, {resident_mib():.0f} MiB after {options.flat_steps} more steps of `tiny`"
+    memory = ", ".join(f"{mib:.0f}" for mib in resident)
     summary = [
         "### Train step, tiny preset",
         "",
@@ -113,7 +116,7 @@ def main() -> None:
         "|---|---|---|---|---|",
         *rows,
         "",
-        f"Resident memory: {memory}.",
+        f"Resident MiB over {options.flat_steps} more steps of `tiny`, in equal distances: {memory}.",
     ]
     save("train_step", result, summary="\n".join(summary))
 
