@@ -155,3 +155,14 @@ def test_queues_are_scored_against_real_mismatches(tmp_path: Path):
     ranking = Ranking("noop", "", "", 0.5, scores, str)
     found = score_gold(columns, matched, [ranking], config=AuditConfig()).queues["noop"]
     assert found.value == 0.5, "9 beats 2 and 3, 1 beats neither; the undefined and the doubtful one are left out"
+
+
+def test_a_queue_that_ranks_nothing_gets_no_figure(tmp_path: Path):
+    columns = load_columns(Run.open(write_run(tmp_path / "run", [make_record(i) for i in range(6)])))
+    lines = [line(i) | ({"mismatch": "no dog"} if i < 2 else {}) for i in range(5)]
+    matched = match_gold(columns, gold_file(tmp_path / "g.jsonl", lines))
+    flat = np.array([0, 0, 0, 0, 0, 7], np.float32)
+    ranking = Ranking("noop", "", "", 0.5, flat, str)
+    assert score_gold(columns, matched, [ranking], config=AuditConfig()).queues == {}, (
+        "all verified ones score the same"
+    )
