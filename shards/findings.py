@@ -6,18 +6,7 @@ from typing import Literal, get_args
 
 from ..schema import Frozen
 
-Code = Literal[
-    # the set
-    "bad_manifest",
-    "bad_snapshot",
-    "wrong_version",
-    "missing_shard",
-    "extra_shard",
-    "extra_file",
-    "changed_file",
-    "swapped_shard",
-    "unfinished_build",
-    # a tar
+TarCode = Literal[
     "torn_tar",
     "changed_tar",
     "flipped_bytes",
@@ -31,15 +20,32 @@ Code = Literal[
     "special_member",
     "forbidden_member",
     "oversized_member",
+]
+"""What is wrong with the bytes of one tar."""
+
+SetCode = Literal[
+    # the set
+    "bad_manifest",
+    "bad_snapshot",
+    "wrong_version",
+    "missing_shard",
+    "extra_shard",
+    "extra_file",
+    "changed_file",
+    "swapped_shard",
+    "unfinished_build",
     # what is derived
     "missing_index",
     "bad_index",
     "stale_index",
     "bad_map",
     "bad_overlay",
+    "bad_tensors",
 ]
 
-CODES: tuple[str, ...] = get_args(Code)
+Code = TarCode | SetCode
+
+TAR_CODES: frozenset[str] = frozenset(get_args(TarCode))
 
 
 class Finding(Frozen):

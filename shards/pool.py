@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Job:
 
 
 def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, meter: Meter) -> None:
-    """Write `shards` in up to `workers` processes (None: one a core if there is enough); with one, in this process.
+    """Write `shards` in up to `workers` processes, this one included (None: one a core if there is enough).
 
     Raises:
         StoppedError: Ctrl-C, a full disk, or a worker process that was killed.
@@ -59,7 +59,7 @@ def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, met
         raise StoppedError("stopped: finished shards are kept, the same command goes on") from error
 
 
-def _write_here(job: Job, shards: Sequence[ShardPlan], *, meter: Meter) -> None:
+def _write_here(job: Job, shards: Iterable[ShardPlan], *, meter: Meter) -> None:
     """One shard after another; a thread waits for the disk to hold one while the next is written."""
     with ThreadPoolExecutor(1, thread_name_prefix="tagmoe-finish") as behind:
         finishing: Future[Written] | None = None
@@ -78,13 +78,16 @@ def _write_here(job: Job, shards: Sequence[ShardPlan], *, meter: Meter) -> None:
 
 
 def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, meter: Meter) -> None:
+    """`workers` - 1 further processes begin with the first shards, this one with the last."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,))
+    pool = ProcessPoolExecutor(workers - 1, mp_context=context, initializer=_start, initargs=(job,))
     try:
-        futures = {pool.submit(_write, shard): len(shard) for shard in shards}
+        futures = {pool.submit(_write, shard): shard for shard in shards}
+        mine = _taken_back(futures)
+        _write_here(job, mine, meter=meter)
         for future in as_completed(futures):
             future.result()
-            meter.update(futures[future])
+            meter.update(len(futures[future]))
     except BrokenProcessPool as error:
         raise StoppedError(
             "a writing process ended: killed (out of memory? --workers 1 needs the least), or the script that calls "
@@ -92,6 +95,16 @@ def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, mete
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _taken_back(futures: dict[Future[None], ShardPlan]) -> Iterator[ShardPlan]:
+    """Shards that no worker has begun, from the last on; they leave `futures`. A worker's failure is raised at once."""
+    for future in reversed(list(futures)):
+        for other in futures:
+            if other.done():
+                other.result()
+        if future.cancel():
+            yield futures.pop(future)
 
 
 class _Worker:

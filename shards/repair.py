@@ -9,41 +9,25 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from ..schema import DataError
 from ..schema.files import sha256_file, sync_folder
 from ..schema.shards import ShardInfo, ShardRecord, Snapshot
 from .card import write_card
 from .crc import checksum
-from .findings import Finding
+from .findings import TAR_CODES, Finding
 from .index import IndexRow, index_row, write_index
 from .indexmap import build_map
 from .layout import CARD, INDEX_MAP, MANIFEST, index_name, parse_member, snapshot_name, tar_path
 from .lock import locked
 from .manifest import save_snapshot, snapshot_numbers
+from .sample import parse_record
 from .tars import BLOCK, BadSpan, Span, split_span
 from .verify import Verdict
 from .walk import Entry, walk_tar
 
 QUARANTINE = "quarantine"
-
-_TAR_CODES = {
-    "torn_tar",
-    "changed_tar",
-    "flipped_bytes",
-    "missing_sample",
-    "extra_sample",
-    "missing_member",
-    "extra_member",
-    "renamed_member",
-    "duplicate_member",
-    "unsafe_name",
-    "special_member",
-    "forbidden_member",
-    "oversized_member",
-    "missing_shard",
-}
 
 
 def repair_set(root: Path, verdict: Verdict) -> list[str]:
@@ -68,7 +52,7 @@ def _repair(root: Path, snapshot: Snapshot, findings: Sequence[Finding]) -> Iter
     for finding in findings:
         by_code.setdefault(finding.code, set()).add(finding.where.split(":")[0])
     swapped = by_code.get("swapped_shard", set())
-    bad = {Path(name).stem for code in _TAR_CODES for name in by_code.get(code, set())}
+    bad = {Path(name).stem for code in (*TAR_CODES, "missing_shard") for name in by_code.get(code, set())}
     if swapped:
         yield from _unswap(root, snapshot, swapped, bad)
     for code in ("extra_shard", "extra_file", "bad_overlay"):
@@ -167,7 +151,7 @@ def rows_of_tar(root: Path, shard: ShardInfo) -> list[IndexRow]:
             span, data = _span(key, list(group), stream.fileno())
             head = span.members[0]
             try:
-                fields: dict[str, JsonValue] = json.loads(data[head.offset : head.offset + head.size])
+                fields = parse_record(data[head.offset : head.offset + head.size])
                 record = ShardRecord.model_validate({k: v for k, v in fields.items() if k in ShardRecord.model_fields})
                 phashes = [int(image["phash"]) for image in json.loads(record.images)]
             except (ValueError, TypeError, KeyError, ValidationError) as error:

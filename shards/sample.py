@@ -9,6 +9,7 @@ from typing import cast
 
 from PIL import Image
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from ..schema import Limits
 from ..schema.shards import MAX_JSON_BYTES
@@ -65,7 +66,7 @@ def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None, look: b
         if look:
             _look(images[role], suffix=member.suffix)
     try:
-        record = parse_record(data[head.offset : head.offset + head.size])
+        record = cast("dict[str, JsonValue]", from_json(data[head.offset : head.offset + head.size]))
         return _sample(record, images=images, tag_ids=tag_ids)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadSpan(f"KEY.json is not of the format ({type(error).__name__}: {error})") from error
@@ -93,12 +94,12 @@ def _opened_size(data: bytes, kind: Format, *, suffix: str) -> tuple[int, int]:
 
 
 def parse_record(text: bytes) -> dict[str, JsonValue]:
-    """KEY.json as it is stored.
+    """KEY.json as it is stored, for whoever shows it or derives from it; the stream takes the last of equal names.
 
     Raises:
         ValueError: no JSON, or a name that stands twice, of which readers would choose one or the other.
     """
-    return cast("dict[str, JsonValue]", _DECODER.decode(text.decode()))
+    return cast("dict[str, JsonValue]", json.loads(text, object_pairs_hook=_once))
 
 
 def _once(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
@@ -107,9 +108,6 @@ def _once(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
     return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: tuple[int, ...] | None) -> Sample:
@@ -128,7 +126,7 @@ def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: 
         scope=_text(record, "scope"),
         confidence=float(cast("float", record["confidence"])),
         warnings=tuple(warnings.split(",")) if warnings else (),
-        extra={} if record["extra"] == "{}" else cast("dict[str, JsonValue]", json.loads(_text(record, "extra"))),
+        extra={} if record["extra"] == "{}" else cast("dict[str, JsonValue]", from_json(_text(record, "extra"))),
     )
 
 

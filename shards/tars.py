@@ -6,6 +6,7 @@ A span is one sample's stretch of the tar: every header, body and padding byte o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -155,13 +156,17 @@ def split_span(data: bytes | memoryview, *, key: str | None = None) -> tuple[Mem
     while position < end:
         if position + BLOCK > end:
             raise BadSpan(f"a header is cut off at byte {position} of {end}")
-        header = bytes(data[position : position + BLOCK])
-        name, suffix = _name(header)
+        plain = _PLAIN.match(data, position)
+        if plain is not None:
+            name, suffix, size = plain[2].decode(), plain[3].decode(), int(plain[1], 8)
+        else:
+            header = bytes(data[position : position + BLOCK])
+            name, suffix = _name(header)
+            size = _size(header)
         if key is None:
             key = name
         if name != key:
             raise BadSpan(f"member of sample {name} inside sample {key}")
-        size = _size(header)
         body = position + BLOCK
         position = body + -(-size // BLOCK) * BLOCK
         if position > end:
@@ -172,8 +177,18 @@ def split_span(data: bytes | memoryview, *, key: str | None = None) -> tuple[Mem
     return tuple(members)
 
 
+_PLAIN = re.compile(
+    rb"(?s)(?=.{124}([0-7]{11})[\0 ].{20}[0\0].{188}\0)"
+    rb"([0-9a-f]{32})\.(json|(?:source|target|ref[0-9]{1,2})\.[a-z]{3,4})\0"
+)
+"""A header as it is nearly always: size, type and empty prefix where they belong, and a member name. Any other is
+read field by field, which says what is wrong with it."""
+
+
 def _name(header: bytes) -> tuple[str, str]:
-    raw = header[: header.find(b"\0", 0, 100)] if b"\0" in header[:100] else header[:100]
+    """Key and suffix of a member name."""
+    stop = header.find(b"\0", 0, 100)
+    raw = header[: stop if stop >= 0 else 100]
     text = raw.decode("utf-8", "replace")
     if header[156] not in b"0\0":
         raise BadSpan(f"{text!r} is no plain file (tar type {chr(header[156])!r})")

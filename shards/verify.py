@@ -21,6 +21,7 @@ from .indexmap import build_map
 from .layout import CARD, INDEX_MAP, MANIFEST, index_name, snapshot_name, tar_path
 from .manifest import format_version_of, load_snapshot, snapshot_numbers
 from .overlays import read_overlay
+from .tensors import check_tensors
 from .walk import walk_tar
 
 
@@ -41,7 +42,7 @@ class Verdict:
 
 
 def verify_set(root: Path, *, workers: int | None = None, quiet: bool = False) -> Verdict:
-    """Check SHARDS: manifest, snapshots, every byte of every tar, indexes, map, overlays, card, and strangers.
+    """Check SHARDS: manifest, snapshots, every byte of every tar, indexes, map, overlays, tensors, card, and strangers.
 
     Raises:
         DataError: `root` is no shard set.
@@ -67,6 +68,7 @@ def verify_set(root: Path, *, workers: int | None = None, quiet: bool = False) -
     if not any(finding.code in ("missing_index", "bad_index", "stale_index") for finding in findings):
         findings += _map(root, snapshot)
     findings += _overlays(root, snapshot)
+    findings += check_tensors(root, snapshot)
     return Verdict(snapshot, tuple(findings), total)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pytest
 from support_corpus import encode, opened, picture, split
 from tagmoe.schema import ConfigError, ImageRef
 from tagmoe.shards.corpus import ImageRejected
-from tagmoe.shards.corpus.hub import parse_hub
+from tagmoe.shards.corpus.hub import load_split, parse_hub
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 FEATURES = {
@@ -28,15 +27,30 @@ FEATURES = {
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     import datasets
 
     cache = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
     monkeypatch.setattr(datasets.config, "HF_CACHE_HOME", str(cache))
+
+
+def test_the_library_shows_no_bars_of_its_own_and_keeps_its_setting(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    write_dataset(tmp_path / "a", 3)
+    assert not datasets.are_progress_bars_disabled()
+    assert len(load_split(f"hf:{tmp_path / 'a'}:train")[:3]) == 3
+    assert capfd.readouterr().err == ""
+    assert not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+    try:
+        load_split(f"hf:{tmp_path / 'a'}:train")
+        assert datasets.are_progress_bars_disabled()
+    finally:
+        datasets.enable_progress_bars()
 
 
 def write_dataset(folder: Path, count: int, *, split_name: str = "train", path: str | None = None) -> list[bytes]:

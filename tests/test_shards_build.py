@@ -105,6 +105,30 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, workers, kills)
     assert verify_set(out, quiet=True).ok
 
 
+def worker_of(pid: int) -> int | None:
+    """The writing process that `pid` has started, if it is there yet."""
+    children = (Path(f"/proc/{pid}/task/{pid}/children")).read_text().split()
+    found = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return found[0] if found else None
+
+
+def test_a_killed_writing_process_stops_the_build_and_the_same_command_goes_on(tmp_path):
+    run, out = make_run(tmp_path, mixed(240)), tmp_path / "shards"
+    command = [sys.executable, "-c", _CHILD, str(run.root), str(out), "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        limit = time.monotonic() + 60
+        while (worker := worker_of(child.pid)) is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        _, words = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "StoppedError: a writing process ended" in words
+    assert not list(out.glob(".*.tmp"))
+    assert build(run, out, shard_samples=2).added == 240
+    assert verify_set(out, quiet=True).ok
+
+
 def test_a_torn_tar_of_a_killed_build_is_written_again(tmp_path):
     run = make_run(tmp_path, mixed(12))
     build(run, tmp_path / "whole")

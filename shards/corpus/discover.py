@@ -68,7 +68,7 @@ def discover(spec: CorpusSpec) -> Found:
     Raises:
         ConfigError: there is nothing at the URI, or more or less than one kind of data; with the way out.
     """
-    if spec.uri.startswith(PREFIX) or spec.kind == "hf":
+    if (spec.uri.startswith(PREFIX) and not spec.uri.startswith(PREFIX + "//")) or spec.kind == "hf":
         return _discover_hub(spec)
     if "://" in spec.uri and not spec.uri.startswith("file://"):
         return _discover_url(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -125,7 +126,8 @@ def load_split(uri: str) -> _Data:
 
     name, config, split = parse_hub(uri)
     try:
-        loaded: object = datasets.load_dataset(name, config, split=split)
+        with _without_bars():
+            loaded: object = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library lets errors of many packages through
         words = str(error).splitlines() or [type(error).__name__]
         raise ConfigError(f"datasets cannot load {uri}: {words[0][:300]}") from error
@@ -135,6 +137,21 @@ def load_split(uri: str) -> _Data:
             raise ConfigError(f"{uri} has the splits {', '.join(splits)}: name one, such as {uri}:{splits[0]}")
         loaded = cast("dict[str, datasets.Dataset]", loaded)[splits[0]]
     return cast("_Data", loaded.with_format("arrow"))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The library's own bars say little beside ours; HF_DATASETS_DISABLE_PROGRESS_BARS=0 brings them back."""
+    import datasets
+
+    if "HF_DATASETS_DISABLE_PROGRESS_BARS" in os.environ or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _path_of(value: object, column: str) -> str | None:
