@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo-out
 STEPS ?=
 
-.PHONY: help install demo test test-browser test-vllm test-s3 test-ray lint bench docs clean
+.PHONY: help install demo test test-browser test-vllm test-s3 test-ray lint bench bench-env docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -54,6 +54,11 @@ lint: $(VENV)/.installed ## format, lint and types
 
 bench: $(VENV)/.installed ## every benchmark side by side with its peer; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run_all.py
+
+bench-env: ## an environment of its own with the peers of the loader benchmark (torch, LitData, Megatron-Energon)
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77' \
+		--requirement benchmarks/requirements.txt --editable .
 
 docs: $(VENV)/.installed ## write docs/cli.md from the commands' own help
 	$(BIN)/python docs/make_cli_reference.py

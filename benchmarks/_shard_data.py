@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import resource
 import shutil
 import sys
@@ -132,7 +134,7 @@ def index_only_set(root: Path, *, rows: int, shard_rows: int = 5000) -> Path:
 
 
 class Clock:
-    """Wall and processor seconds (children included) of a block."""
+    """Wall and processor seconds (children included) of a block, and wall seconds until the disk holds what it wrote."""
 
     def __enter__(self) -> Clock:
         self._wall, self._cpu = time.perf_counter(), _cpu()
@@ -140,6 +142,8 @@ class Clock:
 
     def __exit__(self, *_: object) -> None:
         self.wall, self.cpu = time.perf_counter() - self._wall, _cpu() - self._cpu
+        os.sync()
+        self.durable = time.perf_counter() - self._wall
 
 
 def _cpu() -> float:
@@ -150,18 +154,23 @@ def _cpu() -> float:
 
 
 def interleaved(contenders: dict[str, Callable[[], int]], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Items a second of each contender, in turns; the best of `rounds`, by the clock and by processor seconds.
+    """Items a second of each contender, in turns; the best of `rounds`, by processor seconds and by the clock.
 
-    Processor seconds are the figure to compare on a machine that others use.
+    By the clock twice: until the call returns, and until the disk holds what was written (`durable`). Processor
+    seconds are the figure to compare on a machine that others use.
     """
-    best: dict[str, dict[str, float]] = {name: {"per_second": 0.0, "per_cpu_second": 0.0} for name in contenders}
-    slowest: dict[str, float] = {}
+    units = ("per_cpu_second", "per_second", "durable_per_second")
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
+            gc.collect()
+            os.sync()
             with Clock() as clock:
                 items = work()
-            rate = items / max(clock.cpu, 1e-9)
-            slowest[name] = min(slowest.get(name, rate), rate)
-            best[name]["per_second"] = max(best[name]["per_second"], items / clock.wall)
-            best[name]["per_cpu_second"] = max(best[name]["per_cpu_second"], rate)
-    return {name: {**rates, "worst_per_cpu_second": slowest[name], "rounds": rounds} for name, rates in best.items()}
+            found[name].append(tuple(items / max(s, 1e-9) for s in (clock.cpu, clock.wall, clock.durable)))
+    rates: dict[str, dict[str, float]] = {}
+    for name, rows in found.items():
+        columns = dict(zip(units, zip(*rows, strict=True), strict=True))
+        rates[name] = {unit: max(values) for unit, values in columns.items()}
+        rates[name] |= {f"worst_{unit}": min(values) for unit, values in columns.items()} | {"rounds": rounds}
+    return rates
