@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from tagmoe.annotate.local import LocalAnnotator
+from tagmoe.annotate.local.authored import authored_examples
 from tagmoe.annotate.local.corpora import read_gold, read_lists
 from tagmoe.annotate.local.decide import choose
 from tagmoe.annotate.local.fit import Recipe, compose, train
@@ -68,8 +69,8 @@ def _macro(counts: dict[str, list[int]]) -> float:
 
 
 def cross_validate(root: Path, work: Path, recipe: Recipe) -> dict[str, object]:
-    """Each list of `HELD_OUT` labelled by a model that has seen the composed phrases and the other lists."""
-    composed, lists = compose(recipe), read_lists(root)
+    """Each list of `HELD_OUT` labelled by a model that has seen the composed phrases, the authored records and the other lists."""
+    composed, lists = [*compose(recipe), *authored_examples()], read_lists(root)
     pooled, result = Listed(), {}
     for name in HELD_OUT:
         model, _, _ = train([*composed, *(example for example in lists if example.group != name)], recipe)

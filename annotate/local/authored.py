@@ -8,7 +8,7 @@ from .compose import Example
 from .grammar import read_text
 from .known import Known, examples
 
-WEIGHT = 3.0
+WEIGHT = 8.0
 """One of them weighs as much as this many composed examples."""
 
 

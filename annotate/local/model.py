@@ -69,13 +69,13 @@ class Model:
         return logits[:, : cut[0]], logits[:, cut[0] : cut[1]], logits[:, cut[1] :]
 
 
-def softmax(logits: Floats) -> Floats:
+def softmax(logits: npt.NDArray[np.floating]) -> Floats:
     """Over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def sigmoid(logits: Floats) -> Floats:
+def sigmoid(logits: npt.NDArray[np.floating]) -> Floats:
     """Elementwise, without overflow."""
     return (1 / (1 + np.exp(-logits.clip(-30, 30)))).astype(np.float32)
 
