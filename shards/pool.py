@@ -20,7 +20,7 @@ from .corpus import Corpus
 from .plan import ShardPlan
 from .writer import Filled, Written
 
-_WORTH_A_PROCESS = 512
+_WORTH_A_PROCESS = 2048
 """Samples that take longer to write than a process takes to start."""
 
 
