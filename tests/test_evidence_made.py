@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from tagmoe.annotate.evidence import change_mask, measure
 from tagmoe.annotate.evidence import procedural as made
 from tagmoe.schema.evidence import Evidence
+from tagmoe.shards.corpus.decode import open_image
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo-corpus"
 COUNT = 14
@@ -163,6 +165,28 @@ def test_identical_pictures_measure_as_identical() -> None:
         "overlap": 1,
     }
     assert {name: pytest.approx(getattr(found, name), abs=1e-6) for name in expected} == expected
+
+
+def test_drafted_decoding_measures_the_same() -> None:
+    rng = np.random.default_rng(4)
+    moved = []
+    for path in sorted(DEMO.rglob("*.jpg"))[:8]:
+        with Image.open(path) as image:
+            photo = np.asarray(image.convert("RGB").resize((512, 480)))
+        edit = made.recolor(photo, photo, rng)
+        both = []
+        for draft in (None, 96):
+            source, target = (open_image(_jpeg(picture), draft=draft).image for picture in (edit.source, edit.target))
+            both.append(measure(source, target))
+        moved.append(abs(both[0].changed_fraction - both[1].changed_fraction))
+        assert abs(both[0].edge_similarity - both[1].edge_similarity) < 0.05
+    assert max(moved) < 0.02
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
 
 
 def test_aspect_change_is_the_log_ratio() -> None:
