@@ -136,15 +136,16 @@ class StepSums:
         self.samples += batch.size
         self.tokens += batch.tokens
         self.replaced += len(batch.replaced)
-        measured = [forward.flow_B.sum(), ~(loss.abs() <= limit)]
+        scalars, scores_LE = [forward.flow_B.sum(), ~(loss.abs() <= limit)], None
         if forward.align_B is not None and forward.scores_LE is not None:
             image_tokens = forward.routing[0].ids_BTK.shape[:2].numel()
             self.image_tokens += image_tokens
             keep_B = forward.align_keep_B
-            measured += [keep_B.sum(), (forward.align_B * keep_B).sum(), z_loss(forward.routing) * batch.size]
-            measured += (forward.scores_LE * image_tokens).flatten().unbind()
+            scalars += [keep_B.sum(), (forward.align_B * keep_B).sum(), z_loss(forward.routing) * batch.size]
             self.scores_LE = forward.scores_LE
-        numbers = torch.stack([x.double() for x in measured])
+            scores_LE = forward.scores_LE.double() * image_tokens
+        numbers = torch.stack(scalars).double()
+        numbers = numbers if scores_LE is None else torch.cat([numbers, scores_LE.flatten()])
         self._measured = numbers if self._measured is None else self._measured + numbers
 
     def sum_over(self, ranks: Ranks) -> None:

@@ -8,7 +8,7 @@ Notation: T tokens sorted by expert, E experts, D model dim, F expert hidden dim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,49 +27,57 @@ class LoopedExperts(torch.autograd.Function):
         ctx: Any, x_TD: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None
     ) -> Tensor:
         """[T, D]; keeps what a dense FFN keeps: its input and both sides of the activation."""
-        counts, dim = counts_E.tolist(), x_TD.shape[1]
-        w1_EFD, w2_EFD = w1.view(len(counts), -1, dim), w2.view(len(counts), -1, dim)
-        h_TF = x_TD.new_empty(x_TD.shape[0], w1_EFD.shape[1])
+        counts = counts_E.tolist()
+        h_TF = x_TD.new_empty(x_TD.shape[0], w1.shape[0] // len(counts))
         a_TF, y_TD = torch.empty_like(h_TF), torch.empty_like(x_TD)
         rows = (t.split(counts) for t in (x_TD, h_TF, a_TF, y_TD))
-        for e, (x, h, a, y) in enumerate(zip(*rows, strict=True)):
-            _product(x, w1_EFD[e].T, None if b1 is None else b1.view(len(counts), -1)[e], out=h)
+        weights = (_parts(t, len(counts)) for t in (w1, w2, b1, b2))
+        for x, h, a, y, up_FD, down_FD, up_F, down_D in zip(*rows, *weights, strict=True):
+            _product(x, up_FD.t(), up_F, out=h)
             _gelu(h, approximate="tanh", out=a)
-            _product(a, w2_EFD[e], None if b2 is None else b2.view(len(counts), dim)[e], out=y)
-        ctx.save_for_backward(x_TD, h_TF, a_TF, w1_EFD, w2_EFD)
+            _product(a, down_FD, down_D, out=y)
+        ctx.save_for_backward(x_TD, h_TF, a_TF, w1, w2)
         ctx.counts, ctx.biases = counts, (b1 is not None, b2 is not None)
         return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients in the layout of each input; only those asked for."""
-        x_TD, h_TF, a_TF, w1_EFD, w2_EFD = ctx.saved_tensors
+        x_TD, h_TF, a_TF, w1, w2 = ctx.saved_tensors
         needs_x, _, needs_w1, needs_w2, needs_b1, needs_b2 = ctx.needs_input_grad
-        experts, hidden, dim = w1_EFD.shape
+        experts, hidden = len(ctx.counts), h_TF.shape[1]
+        blocks = list(_blocks(ctx.counts))
+        sizes = [size for _, size, _ in blocks]
         dx_TD = torch.empty_like(x_TD) if needs_x else None
-        dw1_EFD = torch.empty_like(w1_EFD) if needs_w1 else None
-        dw2_EFD = torch.empty_like(w2_EFD) if needs_w2 else None
-        db1_EF = x_TD.new_empty(experts, hidden) if needs_b1 and ctx.biases[0] else None
-        db2_ED = x_TD.new_empty(experts, dim) if needs_b2 and ctx.biases[1] else None
-        dh_NF = h_TF.new_empty(min(ROWS, len(h_TF)), hidden)
-        for e, rows, first in _blocks(ctx.counts):
-            dy = grads[0][rows]
-            if dw2_EFD is not None:
-                _add_product(a_TF[rows].T, dy, to=dw2_EFD[e], first=first)
-            if db2_ED is not None:
-                _add_rows(dy, to=db2_ED[e], first=first)
+        dw1 = torch.empty_like(w1) if needs_w1 else None
+        dw2 = torch.empty_like(w2) if needs_w2 else None
+        db1 = w1.new_empty(w1.shape[0]) if needs_b1 and ctx.biases[0] else None
+        db2 = w2.new_empty(experts * x_TD.shape[1]) if needs_b2 and ctx.biases[1] else None
+        up, down, to_up, to_down, to_b1, to_b2 = (_parts(t, experts) for t in (w1, w2, dw1, dw2, db1, db2))
+        dh_NF = h_TF.new_empty(max(sizes), hidden)
+        dxs = dx_TD.split(sizes) if dx_TD is not None else ()
+        rows = (grads[0].split(sizes), x_TD.split(sizes), h_TF.split(sizes), a_TF.t().split(sizes, dim=1))
+        for n, ((e, size, first), dy, x, h, a_FN) in enumerate(zip(blocks, *rows, strict=True)):
+            if dw2 is not None:
+                _add_product(a_FN, dy, to=to_down[e], first=first)
+            if db2 is not None:
+                _add_rows(dy, to=to_b2[e], first=first)
             if not (needs_x or needs_w1 or needs_b1):
                 continue
-            dh = torch.mm(dy, w2_EFD[e].T, out=dh_NF[: len(dy)])
-            _gelu_backward(dh, h_TF[rows], approximate="tanh", grad_input=dh)
+            dh = torch.mm(dy, down[e].t(), out=dh_NF[:size])
+            _gelu_backward(dh, h, approximate="tanh", grad_input=dh)
             if dx_TD is not None:
-                torch.mm(dh, w1_EFD[e], out=dx_TD[rows])
-            if dw1_EFD is not None:
-                _add_product(dh.T, x_TD[rows], to=dw1_EFD[e], first=first)
-            if db1_EF is not None:
-                _add_rows(dh, to=db1_EF[e], first=first)
-        flat = (None if g is None else g.flatten(0, 1) for g in (dw1_EFD, dw2_EFD, db1_EF, db2_ED))
-        return dx_TD, None, *flat
+                torch.mm(dh, up[e], out=dxs[n])
+            if dw1 is not None:
+                _add_product(dh.t(), x, to=to_up[e], first=first)
+            if db1 is not None:
+                _add_rows(dh, to=to_b1[e], first=first)
+        return dx_TD, None, dw1, dw2, db1, db2
+
+
+def _parts(flat: Tensor | None, experts: int) -> Sequence[Any]:
+    """Each expert's rows of a flat parameter, or None for each."""
+    return [None] * experts if flat is None else flat.chunk(experts)
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) -> None:
@@ -79,13 +87,11 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) 
         torch.addmm(bias, rows, weight, out=out)
 
 
-def _blocks(counts: list[int]) -> Iterator[tuple[int, slice, bool]]:
-    """Expert, at most ROWS of its rows, and whether they are its first; an idle expert has one empty block."""
-    start = 0
+def _blocks(counts: list[int]) -> Iterator[tuple[int, int, bool]]:
+    """Expert, how many of its rows (at most ROWS), and whether they are its first; an idle expert has one empty block."""
     for e, count in enumerate(counts):
-        for begin in range(start, start + max(count, 1), ROWS):
-            yield e, slice(begin, min(begin + ROWS, start + count)), begin == start
-        start += count
+        for start in range(0, max(count, 1), ROWS):
+            yield e, min(ROWS, count - start), start == 0
 
 
 def _add_product(left: Tensor, right: Tensor, *, to: Tensor, first: bool) -> None:
