@@ -59,7 +59,7 @@ def _estimate(row: Section) -> str:
 
 def _scale(found: Section) -> Iterator[str]:
     yield from (
-        "Audits with the default settings: at most 20,000 second readings, at most 320 records with pictures, 1,000 pictures checked beside those.",
+        "Audits with the defaults: at most 20,000 second readings, at most 320 records with pictures, 1,000 pictures checked beside those.",
         "",
     )
     yield from (

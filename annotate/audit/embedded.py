@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 _READ_CHARS = 4000
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def read_records(
     run: Run, columns: Columns, index: NDArray[np.int64], *, annotator: LocalAnnotator | None = None
 ) -> Reading | None:
     """Ask the embedded annotator about the records `index`; None when it does not know the run's taxonomy."""
-    from ..local.annotator import LocalAnnotator
+    from ..local.annotator import Asked, LocalAnnotator
     from ..local.record import NAMES
 
     try:
@@ -52,14 +53,17 @@ def read_records(
     for batch in run.tables(["instruction"]):
         places = np.flatnonzero(wanted[start : start + batch.num_rows])
         texts = first_chars(batch.column("instruction").take(places), _READ_CHARS).to_pylist()
-        for record, text in zip((places + start).tolist(), texts, strict=True):
-            evidence = _evidence(columns, record) if measured[record] else None
-            opinion = annotator.opinion(
-                text, task=columns.task[record], references=int(references[record]), evidence=evidence
-            )
-            tags[record] = opinion.calibrated
-            if intents is not None:
-                intents[record] = annotator.model.intents(opinion.reading.vectors).max(axis=0, initial=0)
+        records = (places + start).tolist()
+        for begin in range(0, len(records), _BATCH):
+            mine = records[begin : begin + _BATCH]
+            asked = [
+                Asked(text, columns.task[i], int(references[i]), _evidence(columns, i) if measured[i] else None)
+                for i, text in zip(mine, texts[begin : begin + _BATCH], strict=True)
+            ]
+            for i, opinion in zip(mine, annotator.opinions(asked), strict=True):
+                tags[i] = opinion.calibrated
+                if intents is not None:
+                    intents[i] = opinion.intents_UK.max(axis=0, initial=0)
         start += batch.num_rows
     return Reading(tags, intents)
 
