@@ -92,9 +92,9 @@ def available(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def drain(samples: Callable[[], Iterator[Raw]]) -> int:
-    """Read an epoch; count its samples."""
-    return sum(1 for _ in samples())
+def drain(samples: Callable[[], Iterator[Raw]], *, epochs: int = 1) -> int:
+    """Read so many epochs; count their samples."""
+    return sum(1 for _ in range(epochs) for _ in samples())
 
 
 def parse(samples: Callable[[], Iterator[Raw]]) -> int:

@@ -237,4 +237,5 @@ def open_map(path: Path, *, snapshot: Snapshot) -> IndexMap:
         raise DataError(f"{path} is torn ({path.stat().st_size} bytes for {header.count} samples): {repair}")
     if not header.count:
         return IndexMap(header, np.zeros(0, RECORD))
-    return IndexMap(header, np.memmap(path, RECORD, mode="r", offset=begin, shape=(header.count,)))
+    mapped = np.memmap(path, RECORD, mode="r", offset=begin, shape=(header.count,))
+    return IndexMap(header, np.asarray(mapped))  # the same pages, without what memmap does at every selection

@@ -46,7 +46,7 @@ class Permutation:
         self._table: U64 | None = None
         if n <= _TABLE:
             noise = mix(np.arange(n, dtype=np.uint64) ^ self._keys[0])
-            self._table = np.argsort(noise, kind="stable").astype(np.uint64)
+            self._table = np.argsort(noise).astype(np.uint64)  # no two are equal, so every way to sort agrees
         self._half = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
         self._mask = np.uint64((1 << int(self._half)) - 1)
 
