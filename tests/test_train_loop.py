@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ from support_train import ToySource, toy_config
 from tagmoe.schema import ConfigError, StoppedError, load_taxonomy
 from tagmoe.train.build import build_model
 from tagmoe.train.engine.checkpoint import read_weights
+from tagmoe.train.engine.measure import load_numbers
 from tagmoe.train.loop import train
 
 TIMES = ("step_seconds", "tokens_per_second", "data_wait", "tflops_per_device")
@@ -111,6 +113,34 @@ def test_an_exploding_loss_names_the_records_and_changes_nothing(tmp_path):
     assert failed["step"] == 3
     assert len(failed["records"]) == 8
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+
+
+def test_a_loss_that_is_no_number_stops_under_any_limit(tmp_path):
+    config = toy_config(steps=4, engine__max_loss=1e308, optimizer__lr=1e25, optimizer__warmup=0, log__every=1)
+    with pytest.raises(
+        StoppedError, match=r"step 2 is not finite .* records toy-\d+, toy-.* all 8 in .*failed-step.json"
+    ):
+        train(config, out=tmp_path, source=ToySource())
+    assert [line["step"] for line in metrics(tmp_path)] == [1]
+
+
+def test_model_flops_utilisation_is_the_rate_over_the_peak(tmp_path):
+    train(toy_config(steps=2, log__peak_tflops=0.5), out=tmp_path, source=ToySource())
+    for line in [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]:
+        if "mfu" in line:
+            assert line["mfu"] == pytest.approx(line["tflops_per_device"] / 0.5)
+            assert 0 < line["mfu"] < 1
+            break
+    else:
+        pytest.fail("no line has the MFU")
+
+
+def test_load_numbers_by_hand():
+    shares = torch.tensor([0.75, 0.25, 0.0, 0.0], dtype=torch.float64)
+    numbers = load_numbers(shares)
+    assert numbers["dead"] == 2
+    assert numbers["load_cv"] == pytest.approx((((0.5**2 + 0 + 2 * 0.25**2) / 4) ** 0.5) / 0.25)
+    assert numbers["entropy"] == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(4))
 
 
 @pytest.fixture
