@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PEERS = HERE.parent / ".venv-bench" / "bin" / "python"
+"""Where `make bench-env` put the peers that these compare with."""
+WITH_PEERS = {"loader", "build_shards"}
 
 
 def join() -> None:
@@ -31,7 +34,8 @@ def main(names: list[str]) -> int:
             if names and script.stem not in names:
                 continue
             print(f"== {script.name}", file=sys.stderr, flush=True)
-            if subprocess.run([sys.executable, str(script)], check=False).returncode:
+            python = str(PEERS) if script.stem in WITH_PEERS and PEERS.exists() else sys.executable
+            if subprocess.run([python, str(script)], check=False).returncode:
                 failed.append(script.name)
     join()
     if failed:
