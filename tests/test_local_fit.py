@@ -223,18 +223,21 @@ def answer(weights: Path, text: str) -> set[str]:
     return set(annotator.taxonomy.names(choose(chances, taxonomy=annotator.taxonomy, task="edit")[0]))
 
 
-def asked(tags: set[str]) -> set[str]:
-    return {tag for tag in tags if tag not in KEEPS}
-
-
 def test_verdicts_change_the_answer_to_their_phrase_and_to_no_other(corpora: Path, tmp_path: Path) -> None:
     plain, taught = tmp_path / "plain.npz", tmp_path / "taught.npz"
     fit(corpora, out=plain, recipe=SMALL)
     report = fit(corpora, out=taught, recipe=SMALL, verdicts=read_verdicts([write_verdicts(tmp_path / "gold.jsonl")]))
     assert not {"global editing", "style transfer"} <= answer(plain, "glimmerize the chair")
     assert set(STYLE) <= answer(taught, "glimmerize the chair")
-    for text in ("remove the dog", "replace the background with a beach", "change the car to red"):
-        assert asked(answer(taught, text)) == asked(answer(plain, text))
+    for text, right in (
+        ("remove the dog", "object editing"),
+        ("replace the background with a beach", "background editing"),
+        ("change the car to red", "attribute editing"),
+    ):
+        for weights in (plain, taught):
+            found = answer(weights, text)
+            assert right in found
+            assert "style transfer" not in found
     assert report.verdicts is not None
     assert report.verdicts.records == 15
     before, after = report.verdicts.without, report.verdicts.with_others

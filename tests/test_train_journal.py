@@ -86,3 +86,9 @@ def test_a_missing_client_is_named_before_any_work(monkeypatch, setting, module)
     monkeypatch.setattr(journal.importlib, "import_module", absent)
     with pytest.raises(ConfigError, match=rf"log.{setting} is set, but the package {module} is not installed: pip in"):
         check_sinks(toy_config(**{f"log__{setting}": "x"}))
+
+
+def test_a_store_that_mlflow_cannot_use_is_one_line_and_leaves_nothing_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at.all")
+    with pytest.raises(ConfigError, match=r"MLflow cannot use its store .*MLFLOW_TRACKING_URI"):
+        Journal(tmp_path, config=toy_config(log__mlflow_experiment="x"), resumed_step=0, is_main=True)

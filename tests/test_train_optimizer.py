@@ -8,12 +8,10 @@ import threading
 
 import pytest
 import torch
-from support_train import ToySource, tiny_transformer, toy_config
-from tagmoe.schema import ConfigError
+from support_train import tiny_transformer
 from tagmoe.schema.configs.train import OptimizerConfig
 from tagmoe.train.engine.optimizer import Ema, learning_rate, make_optimizer, set_learning_rate
 from tagmoe.train.engine.stop import catch_signals
-from tagmoe.train.loop import train
 from torch import nn
 
 
@@ -93,8 +91,3 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [False]
-
-
-def test_a_sink_that_is_not_installed_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"log\.mlflow_experiment is set, but the package mlflow is not installed"):
-        train(toy_config(log__mlflow_experiment="x"), out=tmp_path, source=ToySource())

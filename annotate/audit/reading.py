@@ -21,6 +21,8 @@ _READ = (
     "row", "id", "uid", "corpus", "task", "instruction", "tag_ids", "tag_probs", "evidence", "images", "warnings",
     "extra",
 )  # fmt: skip
+_OWN = ("row", "task", "corpus", "split", "text_key", "tags", "probs", "evidence")
+"""Columns with one entry a record."""
 
 
 def load_columns(run: Run) -> Columns:
@@ -31,23 +33,32 @@ def load_columns(run: Run) -> Columns:
         ConfigError: the run's taxonomy is not at hand.
     """
     taxonomy = load_taxonomy(run.info.taxonomy)
+    whole: dict[str, NDArray[np.generic]] = {}
     pieces: dict[str, list[NDArray[np.generic]]] = {}
     texts: dict[str, list[pa.Array]] = {"id": [], "uid": []}
     start = 0
     for batch in run.tables(_READ):
         for name, value in _numbers(batch, taxonomy, start).items():
-            pieces.setdefault(name, []).append(value)
+            if name in _OWN:
+                # Filled in place: pieces that are joined later would leave holes in the heap.
+                if name not in whole:
+                    whole[name] = np.empty((run.info.accepted, *value.shape[1:]), value.dtype)
+                whole[name][start : start + len(value)] = value
+            else:
+                pieces.setdefault(name, []).append(value)
         for name, chunks in texts.items():
             chunks.append(batch.column(name).cast(pa.large_string()))
         start += batch.num_rows
+
+    pa.default_memory_pool().release_unused()
 
     def joined(name: str) -> NDArray[np.generic]:
         # taken out, so that no column is held twice once it is whole
         return np.concatenate(pieces.pop(name)) if name in pieces else _EMPTY(taxonomy)[name]
 
     pictures = Pictures(**{name: joined(f"image_{name}") for name in Pictures.__dataclass_fields__})  # type: ignore[arg-type]
-    own = [name for name in Columns.__dataclass_fields__ if name not in ("taxonomy", "id", "uid", "pictures")]
-    arrays = {name: joined(name) for name in own}
+    arrays = whole or {name: _EMPTY(taxonomy)[name] for name in _OWN}
+    arrays |= {name: joined(name) for name in ("warning_record", "warning_name", "warning_value")}
     strings = {name: pa.concat_arrays(c) if c else pa.array([], pa.large_string()) for name, c in texts.items()}
     return Columns(taxonomy=taxonomy, pictures=pictures, **strings, **arrays)  # type: ignore[arg-type]
 

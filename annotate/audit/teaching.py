@@ -16,7 +16,7 @@ def teaching_value(columns: Columns, verified: Verified, *, level: float) -> NDA
     The sum over tags of the entropy of P(tag) in bits, each weighted by the width of the interval that what is verified
     leaves for the tag's precision: doubt about a tag nobody has looked at counts more than doubt about a well-known one.
     """
-    p = np.clip(columns.probs.astype(np.float64), 1e-6, 1 - 1e-6)
+    p = np.clip(columns.probs, np.float32(1e-6), np.float32(1 - 1e-6))
     bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     weights = np.array([_width(columns, verified, i, level=level) for i in range(columns.tags.shape[1])])
     value = np.nansum(bits * weights, axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
+from array import array
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +19,7 @@ _READ_CHARS = 2000
 _MOST = 160
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 14)
 def _bucket(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "replace")) % BUCKETS
 
@@ -34,15 +35,13 @@ class TextVectors:
     """The instructions of a run as sparse rows: about 60 bytes a record."""
 
     def __init__(self, run: Run) -> None:
-        pieces: list[NDArray[np.uint16]] = []
-        lengths: list[int] = []
+        buckets, ends = array("H"), array("q", [0])
         for batch in run.tables(["instruction"]):
             for text in batch.column("instruction"):
-                found = buckets_of(text.as_py())
-                pieces.append(np.array(found, np.uint16))
-                lengths.append(len(found))
-        self._buckets = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
-        self._start = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+                buckets.extend(buckets_of(text.as_py()))
+                ends.append(len(buckets))
+        self._buckets = np.frombuffer(buckets, np.uint16)
+        self._start = np.frombuffer(ends, np.int64)
 
     def __len__(self) -> int:
         """Number of records."""

@@ -70,12 +70,18 @@ class _Wandb:
 class _MLflow:
     def __init__(self, config: TrainConfig, out: Path):
         self._mlflow = _optional("mlflow", "log.mlflow_experiment")
-        self._mlflow.set_experiment(config.log.mlflow_experiment)
         known = out / "mlflow-run"
-        if known.exists():
-            self._mlflow.start_run(run_id=known.read_text().strip())
-        else:
-            known.write_text(self._mlflow.start_run(run_name=out.name).info.run_id + "\n")
+        try:
+            self._mlflow.set_experiment(config.log.mlflow_experiment)
+            if known.exists():
+                self._mlflow.start_run(run_id=known.read_text().strip())
+            else:
+                known.write_text(self._mlflow.start_run(run_name=out.name).info.run_id + "\n")
+        except self._mlflow.MlflowException as error:
+            raise ConfigError(
+                f"log.mlflow_experiment is set, but MLflow cannot use its store ({str(error).splitlines()[0]}): name "
+                "another in MLFLOW_TRACKING_URI, such as a server's address"
+            ) from error
 
     def log(self, values: dict[str, Any], *, step: int) -> None:
         self._mlflow.log_metrics(_numbers(values), step=step)
@@ -92,6 +98,13 @@ class Journal:
         self._board: _TensorBoard | None = None
         if not is_main:
             return
+        try:
+            self._open(out, config=config, resumed_step=resumed_step)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, out: Path, *, config: TrainConfig, resumed_step: int) -> None:
         self._sinks.append(_Lines(out / "metrics.jsonl", resumed_step=resumed_step))
         if config.log.tensorboard:
             self._board = _TensorBoard(out / "tensorboard", resumed_step=resumed_step)
