@@ -167,6 +167,8 @@ class _Build:
             )
             reasons = Counter(r.reason for note in notes if note for r in note.rejects)
             return BuildResult(newest if done else None, written, reused, 0, self.scan.already, dict(reasons))
+        # Again: a worker that outlived a killed session by a moment may have begun a file after the first time.
+        _remove_torn(self.out, {shard.name for shard in shards})
         finished = [note for note in notes if note]
         rejects = sorted((*self.rejects, *(r for n in finished for r in n.rejects)), key=lambda r: (r.row, r.id))
         infos = [note.info for note in finished if note.info]

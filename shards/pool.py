@@ -117,6 +117,8 @@ def _start(job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        if wait([parent.sentinel], 0):
+            os._exit(1)  # killed while this process was starting: work may already wait in the queue
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _Worker.job = job
 

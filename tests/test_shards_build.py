@@ -71,6 +71,20 @@ build_shards(Run.open(Path(sys.argv[1])), Path(sys.argv[2]), config=BuildConfig(
 """
 
 
+def test_what_an_orphan_begins_while_the_build_goes_on_is_removed(tmp_path, monkeypatch):
+    from tagmoe.shards import build as module
+
+    real = module.write_all
+
+    def and_an_orphan(job, todo, **options):
+        real(job, todo, **options)
+        (tmp_path / "shards" / f".{todo[0].name}.tar.99999.tmp").write_bytes(b"")
+
+    monkeypatch.setattr(module, "write_all", and_an_orphan)
+    build(make_run(tmp_path, mixed(8)), tmp_path / "shards", shard_samples=2)
+    assert not list((tmp_path / "shards").glob(".*"))
+
+
 @pytest.mark.parametrize(("workers", "kills"), [(1, (1, 9)), (2, (3,))])
 def test_killed_at_any_moment_the_same_command_goes_on(tmp_path, workers, kills):
     run = make_run(tmp_path, mixed(42))
