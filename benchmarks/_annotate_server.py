@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from _annotate_stub import Stub, annotate_config, make_corpus, workspace
-from _machine import machine, save, spread
+from _annotate_stub import Stub, annotate_config, bare_request, compared, make_corpus, workspace
+from _machine import machine, save
 
 
 def bare_client(corpus: Path, *, url: str, concurrency: int) -> None:
     """What a careful person writes in an afternoon: asyncio, a semaphore, the openai client; pictures in threads."""
     import openai
-    from PIL import Image
-    from tagmoe.annotate.base import Prepared
-    from tagmoe.annotate.vlm.dialogue import first_request
     from tagmoe.annotate.vlm.wire import chat_body, data_url
-    from tagmoe.schema import ImageInfo, Pair, load_taxonomy, parse_reply
+    from tagmoe.schema import load_taxonomy, parse_reply
 
     taxonomy = load_taxonomy()
     config = annotate_config(corpus, url=url, concurrency=concurrency).vlm
 
     def body_of(row: int, line: str) -> Any:
-        fields = json.loads(line)
-        infos, pixels = [], []
-        for role in ("source", "target"):
-            picture = Image.open(corpus / fields[role]).convert("RGB")
-            bound = config.pictures.max_pixels / (picture.width * picture.height)
-            if bound < 1:
-                picture = picture.resize((int(picture.width * bound**0.5), int(picture.height * bound**0.5)))
-            size = {"width": picture.width, "height": picture.height}
-            infos.append(ImageInfo(role=role, uri=fields[role], sha256="0" * 64, phash=0, format="jpeg", **size))
-            pixels.append(picture)
-        pair = Pair(corpus="c", row=row, id=fields["id"], task="edit", instruction=fields["instruction"])
-        request = first_request(Prepared(pair, tuple(infos), tuple(pixels)), taxonomy=taxonomy, config=config)
-        return chat_body(request, pictures=[data_url(p, encoding="jpeg") for p in pixels], config=config)
+        request = bare_request(corpus, row, line, config=config)
+        pictures = [data_url(picture, encoding="jpeg") for picture in request.record.pixels]
+        return chat_body(request, pictures=pictures, config=config)
 
     async def run() -> None:
         client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
@@ -88,7 +73,6 @@ def bench_server(*, records: int, side: int, concurrency: int, latency: float, r
                 rates[arm].append(len(times) / (max(answer for _, answer in times) - times[0][0]))
         stub.stop()
     limit = concurrency / latency
-    ratio = statistics.median(rates["tagmoe"]) / statistics.median(rates["bare"])
     result = {
         "machine": machine("tagmoe", "openai", "pillow"),
         "records": records,
@@ -96,10 +80,7 @@ def bench_server(*, records: int, side: int, concurrency: int, latency: float, r
         "concurrency": concurrency,
         "latency_seconds": latency,
         "limit_records_per_second": limit,
-        "records_per_second": {arm: spread(values) for arm, values in rates.items()},
-        "wall_seconds": {arm: spread(values) for arm, values in walls.items()},
-        "ratio_of_medians": round(ratio, 3),
-        "load_average": os.getloadavg()[0],
+        **compared(rates, walls),
     }
     save("annotate_server", result, summary=_server_summary(result))
 

