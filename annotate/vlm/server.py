@@ -55,6 +55,7 @@ class ServerAnnotator:
         self._taxonomy = taxonomy
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._pool: EndpointPool | None = None
         self._clients: dict[str, openai.AsyncOpenAI] = {}
         self._encoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
@@ -70,27 +71,34 @@ class ServerAnnotator:
         return _wait(self._batch(batch), loop)
 
     def close(self) -> None:
-        """Cancel what is under way and close the connections."""
+        """Cancel what is under way and close the connections; when it returns, nothing of it runs any more."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            _wait(self._close(), loop)
-            loop.call_soon_threadsafe(loop.stop)
+            if self._loop is not None:
+                self._end(self._loop)
         self._encoders.shutdown(wait=True, cancel_futures=True)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=_run, args=(loop,), name="tagmoe-server", daemon=True).start()
+                self._thread = threading.Thread(target=_run, args=(loop,), name="tagmoe-server", daemon=True)
+                self._thread.start()
                 try:
                     _wait(self._open(), loop)
                 except BaseException:
-                    _wait(self._close(), loop)
-                    loop.call_soon_threadsafe(loop.stop)
+                    self._end(loop)
                     raise
                 self._loop = loop
             return self._loop
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._thread is not None
+        self._loop = None
+        try:
+            _wait(self._close(), loop)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
 
     async def _open(self) -> None:
         server = self._config.server
