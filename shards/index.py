@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -122,12 +123,25 @@ def write_index(path: Path, rows: Sequence[IndexRow], *, tar_sha256: str) -> Non
         pq.write_table(table, stream, compression="zstd", compression_level=3, row_group_size=4096, version="2.6")
 
 
-def read_index(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index of one shard, only `columns` if given.
+def read_index(path: Path, *, columns: Sequence[str] | None = None, group: int | None = None) -> pa.Table:
+    """The index of one shard, only `columns` and one row group of it if given.
 
     Raises:
         DataError: missing, not Parquet, another major version, or a column that is missing.
     """
+    with _opened(path) as file:
+        chosen = list(columns) if columns is not None else INDEX.names
+        return file.read(columns=chosen) if group is None else file.read_row_group(group, columns=chosen)
+
+
+def group_sizes(path: Path) -> list[int]:
+    """Rows of each row group of an index. Raises as `read_index` does."""
+    with _opened(path) as file:
+        return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             found = file.schema_arrow
@@ -137,7 +151,7 @@ def read_index(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
             missing = [name for name in INDEX.names if name not in found.names]
             if missing:
                 raise DataError(f"{path} lacks columns {missing}: `tagmoe verify --repair` rebuilds it")
-            return file.read(columns=list(columns) if columns is not None else INDEX.names)
+            yield file
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: `tagmoe verify --repair` rebuilds it") from error
     except (OSError, pa.ArrowException) as error:

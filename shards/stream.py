@@ -40,10 +40,13 @@ from .sample import Sample, parse_sample
 from .selection import Group, select
 from .state import StreamState, check_state, fingerprint
 from .tars import BadSpan
+from .unread import UnreadSamples
 
 __all__ = ["Batch", "Fault", "Sample", "ShardStream", "StreamConfig", "StreamState"]
 
 T = TypeVar("T")
+_Record = tuple[int, int, int, int, int]
+"""Map record, shard, offset, size and crc32 of one sample."""
 
 _REPLACEMENTS = 16
 """How many replacements are tried for one sample before the stream gives up."""
@@ -77,8 +80,7 @@ class _Plan:
     position: int
     epoch: int
     group: int
-    records: list[tuple[int, int, int, int, int]]
-    """Map record, shard, offset, size and crc32 of each sample."""
+    records: list[_Record]
 
 
 class ShardStream:
@@ -87,6 +89,10 @@ class ShardStream:
     `shards` is a folder or an fsspec URL. `max_corrupt` bounds the different samples that may be replaced because
     their bytes are bad. Copies may be sent to other processes (spawn or fork). What a URL needs is kept in `cache`
     (default: TAGMOE_CACHE, or the user's cache folder), tars in at most about `cache_bytes`.
+
+    With `pictures=False` samples come from the indexes alone: the same samples in the same order, with `images` and
+    `extra` empty, and no tar is opened. `refuse` gives the reason why a sample cannot be used, "" where it can; a
+    refused one is replaced and counted as if its bytes were bad. It must depend on nothing but the sample.
 
     Raises:
         DataError: not a finished shard set, or damaged.
@@ -101,11 +107,14 @@ class ShardStream:
         max_corrupt: int = 100,
         cache: Path | None = None,
         cache_bytes: int = 16 << 30,
+        pictures: bool = True,
+        refuse: Callable[[Sample], str] | None = None,
     ) -> None:
         self.shards = str(shards)
         self.config = config or StreamConfig()
         self.max_corrupt = max_corrupt
         self.cache, self.cache_bytes = cache, cache_bytes
+        self.pictures, self.refuse = pictures, refuse
         self._open()
 
     def _open(self) -> None:
@@ -118,6 +127,7 @@ class ShardStream:
             cache_bytes=self.cache_bytes,
         )
         self.snapshot = self._set.snapshot
+        self._unread = None if self.pictures else UnreadSamples(self._set.source.local, self.snapshot)
         self.groups: list[Group] = select(
             self._set.index, snapshot=self.snapshot, config=config, overlay=self._set.overlay
         )
@@ -143,7 +153,8 @@ class ShardStream:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self.shards, self.config, self.max_corrupt, self.cache, self.cache_bytes)
+        options = (self.config, self.max_corrupt, self.cache, self.cache_bytes, self.pictures, self.refuse)
+        return _reopen, (self.shards, *options)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -217,7 +228,7 @@ class ShardStream:
             try:
                 yield read_all([(names[s], offset, size, crc32) for _, s, offset, size, crc32 in plan.records])
             except BadSpan:
-                yield [self._good(record, plan=plan, faults=[], use=_as_it_is) for record in plan.records]
+                yield [self._good(record, plan=plan, faults=[], use=self._bytes) for record in plan.records]
 
     def _ahead(self, positions: Iterator[int], *, world: int, rank: int, prefetch: int) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(max_workers=prefetch, thread_name_prefix="tagmoe-stream")
@@ -264,26 +275,24 @@ class ShardStream:
     def _read(self, plan: _Plan, *, next_start: int) -> Batch:
         group = self.groups[plan.group]
         faults: list[Fault] = []
-        samples = tuple(self._good(record, plan=plan, faults=faults, use=self._parse) for record in plan.records)
+        samples = tuple(self._good(record, plan=plan, faults=faults, use=self._sample) for record in plan.records)
         return Batch(
             plan.position, plan.epoch, group.task, group.signature, group.bucket, samples, next_start, tuple(faults)
         )
 
     def _good(
         self,
-        record: tuple[int, int, int, int, int],
+        record: _Record,
         *,
         plan: _Plan,
         faults: list[Fault],
-        use: Callable[[int, bytes], T],
+        use: Callable[[_Record], T],
     ) -> T:
-        """`use(map record, bytes)` of the sample, or of a replacement of the same group that follows from it alone."""
+        """`use` of the record, or of a replacement of the same group that follows from it alone."""
         wanted = record[0]
-        names = self.snapshot.shards
         for attempt in range(_REPLACEMENTS):
-            number, shard, offset, size, crc32 = record
             try:
-                return use(number, self._set.source.read(names[shard].name, offset=offset, size=size, crc32=crc32))
+                return use(record)
             except BadSpan as error:
                 fault = self._fault(record, reason=str(error), epoch=plan.epoch)
                 faults.append(fault)
@@ -291,24 +300,37 @@ class ShardStream:
                 group = self.groups[plan.group]
                 drawn = derive(self.config.seed, "replace", wanted, attempt) % group.size
                 record = self._record(int(group.records(np.array([drawn], np.uint64))[0]))
-        raise DataError(f"{_REPLACEMENTS} replacements of one sample could not be read either: run `tagmoe verify`")
+        group = self.groups[plan.group]
+        raise DataError(
+            f"sample {faults[-1].key} of {faults[-1].shard}.tar and {_REPLACEMENTS} draws in its place from the "
+            f"{group.size} samples of {group.name} could not be used: run `tagmoe verify --repair` on the set"
+        )
 
-    def _record(self, number: int) -> tuple[int, int, int, int, int]:
+    def _record(self, number: int) -> _Record:
         row = self._set.index.records[number]
         return number, int(row["shard"]), int(row["offset"]), int(row["size"]), int(row["crc32"])
 
-    def _parse(self, number: int, data: bytes) -> Sample:
+    def _bytes(self, record: _Record) -> bytes:
+        _, shard, offset, size, crc32 = record
+        return self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size, crc32=crc32)
+
+    def _sample(self, record: _Record) -> Sample:
+        number, shard, offset, _, _ = record
         overlay = self._set.overlay
         tags = None if overlay is None else tag_ids_of(int(overlay[number]))
-        return parse_sample(data, tag_ids=tags, look=True)
+        if self._unread is None:
+            sample = parse_sample(self._bytes(record), tag_ids=tags, look=True)
+        else:
+            tags = tags if tags is not None else tag_ids_of(int(self._set.index.records["tags"][number]))
+            sample = self._unread.sample(shard, offset=offset, tag_ids=tags)
+        reason = self.refuse(sample) if self.refuse is not None else ""
+        if reason:
+            raise BadSpan(reason)
+        return sample
 
-    def _fault(self, record: tuple[int, int, int, int, int], *, reason: str, epoch: int) -> Fault:
+    def _fault(self, record: _Record, *, reason: str, epoch: int) -> Fault:
         shard = self.snapshot.shards[record[1]].name
         return Fault(shard, key_at(self._set.source.local, shard=shard, offset=record[2]), reason, epoch)
-
-
-def _as_it_is(number: int, data: bytes) -> bytes:
-    return data
 
 
 def _count(first: int, *, stop: int | None, stride: int) -> Iterator[int]:
@@ -317,5 +339,21 @@ def _count(first: int, *, stop: int | None, stride: int) -> Iterator[int]:
         first += stride
 
 
-def _reopen(shards: str, config: StreamConfig, max_corrupt: int, cache: Path | None, cache_bytes: int) -> ShardStream:
-    return ShardStream(shards, config=config, max_corrupt=max_corrupt, cache=cache, cache_bytes=cache_bytes)
+def _reopen(
+    shards: str,
+    config: StreamConfig,
+    max_corrupt: int,
+    cache: Path | None,
+    cache_bytes: int,
+    pictures: bool,
+    refuse: Callable[[Sample], str] | None,
+) -> ShardStream:
+    return ShardStream(
+        shards,
+        config=config,
+        max_corrupt=max_corrupt,
+        cache=cache,
+        cache_bytes=cache_bytes,
+        pictures=pictures,
+        refuse=refuse,
+    )

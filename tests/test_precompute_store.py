@@ -19,6 +19,7 @@ from tagmoe.train.precompute.encoder import OnlineEncoder, PrecomputedEncoder, m
 from tagmoe.train.precompute.encoders import Settings, load_encoders
 from tagmoe.train.precompute.index import MANIFEST, MAP, read_info
 from tagmoe.train.precompute.tars import parse_span, read_npy
+from tagmoe.train.sources import open_source
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -225,10 +226,58 @@ def test_hostile_members_are_refused():
         parse_span(b"x" * 512, key="0" * 32)
 
 
-def test_training_runs_on_the_stored_tensors(base, tmp_path):
-    config = toy_config(**CONFIG, steps=3, data__instruction_dropout=0.5, data__val_split="val")
-    run = train(config, out=tmp_path / "run", shards=str(base))
+def history(run) -> list[tuple[float, str]]:
+    """Loss and hash of the sample ids of every step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert len(losses) == 3
-    assert all(np.isfinite(losses))
+    return [(line["loss"], line["samples"]) for line in lines if "loss" in line]
+
+
+TRAINING = {"steps": 4, "log__every": 1, "data__instruction_dropout": 0.5, "data__val_split": "val"}
+
+
+def test_training_on_tensors_opens_no_tar_of_pictures(base, shards, pipeline, tmp_path):
+    """The losses are those of the encoders run while training up to float16, the samples the same; tars may be gone."""
+    stored = history(train(toy_config(**CONFIG, **TRAINING), out=tmp_path / "stored", shards=str(base)))
+    for tar in shards.glob("*.tar"):
+        tar.unlink()
+    bare = history(train(toy_config(**CONFIG, **TRAINING), out=tmp_path / "bare", shards=str(shards)))
+    assert bare == stored
+    online = {**CONFIG, "data__encoder": "online", "data__encoder_path": str(pipeline)}
+    read = history(train(toy_config(**online, **TRAINING), out=tmp_path / "online", shards=str(base)))
+    assert [samples for _, samples in read] == [samples for _, samples in stored]
+    assert [loss for loss, _ in stored] == pytest.approx([loss for loss, _ in read], rel=1e-2)
+    assert len(stored) == 4
+    assert all(np.isfinite(loss) for loss, _ in stored)
+
+
+def test_samples_without_usable_tensors_are_replaced_counted_and_named(pipeline, tmp_path):
+    """One that precompute could not read, and one whose tensors were hurt since."""
+    shards = tmp_path / "shards"
+    build_shards(make_run(tmp_path, mixed(24)), shards, config=BuildConfig(), quiet=True)
+    damaged = min(shards.glob("edit-*-train-*.tar"))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert invoke("precompute", shards, "--encoders", pipeline, *OPTIONS).exit_code == 0
+    damaged.write_bytes(whole)
+    tensor = min(tensors(shards).glob("generation-*-train-*.tar"))
+    data = bytearray(tensor.read_bytes())
+    data[2000] ^= 1
+    tensor.write_bytes(data)
+    source = open_source(toy_config(**CONFIG), shards=str(shards), split="train")
+    epoch = number = 0
+    reasons = []
+    while epoch == 0:
+        epoch, drawn = source.batch(number)
+        assert len(drawn) == 1
+        reasons += source.replaced(number)
+        number += 1
+    faults = source.stream.faults.faults
+    assert sorted(fault.shard for fault in faults) == [damaged.stem, tensor.stem]
+    assert sorted(reasons) == sorted(f"{fault.key} in {fault.shard}.tar" for fault in faults)
+    assert "precompute could not read it" in faults[0].reason + faults[1].reason
+    assert "not those that were written" in faults[0].reason + faults[1].reason
+    assert source.stream.max_corrupt == 101
+    tensor.unlink()
+    source = open_source(toy_config(**CONFIG), shards=str(shards), split="train")
+    with pytest.raises(DataError, match="cannot be opened"):
+        list(map(source.batch, range(source.stream.batches_per_epoch)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..schema import ConfigError
 from ..schema.configs.train import TrainConfig
@@ -18,11 +19,16 @@ def open_source(config: TrainConfig, *, shards: str | None, split: str) -> Batch
     """The samples of `split`.
 
     Raises:
-        ConfigError: no shards given, or a split they do not have.
+        ConfigError: no shards given, a split they do not have, or tensors made with other settings.
+        DataError: tensors that are not finished or damaged.
     """
     if shards is None:
         raise ConfigError("train needs shards: tagmoe train SHARDS --out RUN")
-    return ShardSource(shards, config=config, split=split)
+    if config.data.encoder != "precomputed":
+        return ShardSource(shards, config=config, split=split)
+    from .precompute.encoder import PrecomputedEncoder
+
+    return ShardSource(shards, config=config, split=split, stored=PrecomputedEncoder(Path(shards), config=config))
 
 
 def make_encoder(config: TrainConfig, *, shards: str | None) -> Encoder:

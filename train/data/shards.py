@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from ...schema.configs.shards import StreamConfig
 from ...schema.configs.train import TrainConfig
 from ...shards.stream import ShardStream, StreamState
 from .batch import Sample
 
+MAX_REPLACED = 100
+"""Different samples that may turn out unusable before a run stops."""
+
+
+class Stored(Protocol):
+    """Tensors that take the pictures' place."""
+
+    @property
+    def missing(self) -> int:
+        """Samples that are known to have none."""
+        ...
+
+    def refuse(self, sample: Sample) -> str:
+        """Why `sample` has no usable tensors, "" if it has."""
+        ...
+
 
 class ShardSource:
-    """Adapts `ShardStream`: the micro-batch's global number is the stream's position."""
+    """Adapts `ShardStream`: the micro-batch's global number is the stream's position.
 
-    def __init__(self, shards: str | Path, *, config: TrainConfig, split: str, shuffle: bool = True):
+    With `stored` tensors no picture is read; a sample without usable ones is replaced, as one with bad bytes is.
+    """
+
+    def __init__(self, shards: str | Path, *, config: TrainConfig, split: str, stored: Stored | None = None):
         stream = StreamConfig(
             split=split,
             snapshot=config.data.snapshot,
@@ -23,9 +42,14 @@ class ShardSource:
             batch_size=config.micro_batch,
             ragged="keep",
             seed=config.seed,
-            shuffle=shuffle,
         )
-        self.stream = ShardStream(shards, config=stream)
+        self.stream = ShardStream(
+            shards,
+            config=stream,
+            max_corrupt=MAX_REPLACED + (stored.missing if stored else 0),
+            pictures=stored is None,
+            refuse=stored.refuse if stored else None,
+        )
         self._replaced: dict[int, tuple[str, ...]] = {}
 
     @property

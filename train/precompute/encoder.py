@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ...schema import ConfigError, DataError
 from ...schema.configs.train import TrainConfig
+from ...shards.crc import checksum
 from ...shards.manifest import load_snapshot
 from ..build import DTYPES
 from ..data.batch import Encoded, Encoder, Sample
 from .encoders import Encoders, Settings, Tensors, load_encoders
-from .index import MAP, MAP_ROW, NULL, TensorsInfo, checked, read_info, tensors_folder
+from .index import MAP, MAP_ROW, NULL, TensorsInfo, read_info, tensors_folder
 from .tars import parse_span, read_npy
 
 
@@ -34,6 +35,10 @@ def make_encoder(config: TrainConfig, *, shards: str | None) -> Encoder:
     if config.data.encoder_path is None:
         raise ConfigError("data.encoder=online needs data.encoder_path, the folder of a Qwen-Image pipeline")
     return OnlineEncoder(lambda: _load(config, Path(config.data.encoder_path or "")))
+
+
+class _UnusableError(DataError):
+    """One sample's tensors are missing or damaged; another sample may take its place."""
 
 
 class PrecomputedEncoder:
@@ -60,18 +65,39 @@ class PrecomputedEncoder:
         Raises:
             DataError: the sample has none, or its bytes changed.
         """
-        row = self._find(sample.uid)
-        if row is None:
-            raise DataError(f"record {sample.id} has no tensors in {self._folder}: run `tagmoe precompute` again")
-        name = self.info.shards[int(row["shard"])]
-        data = os.pread(self._file(int(row["shard"])), int(row["size"]), int(row["offset"]))
-        origin = f"record {sample.id} in {name}.tar of {self._folder}"
-        checked(data, size=int(row["size"]), crc32=int(row["crc32"]), origin=origin)
+        data, origin = self._bytes(sample)
         arrays = {role: torch.from_numpy(array) for role, array in parse_span(data, key=sample.uid).items()}
         text = arrays.pop("text", None)
         if text is None or "target" not in arrays:
             raise DataError(f"{origin} lacks its target or text: run `tagmoe precompute` again")
         return Tensors(arrays, text).encoded()
+
+    @property
+    def missing(self) -> int:
+        """Samples that `tagmoe precompute` could not read."""
+        return self.info.missing
+
+    def refuse(self, sample: Sample) -> str:
+        """Why `sample` has no usable tensors, "" if it has; a tar that is gone raises DataError."""
+        try:
+            self._bytes(sample)
+        except _UnusableError as error:
+            return str(error)
+        return ""
+
+    def _bytes(self, sample: Sample) -> tuple[bytes, str]:
+        """The stored span, checked, and what to call it."""
+        row = self._find(sample.uid)
+        if row is None:
+            raise _UnusableError(f"record {sample.id} has no tensors in {self._folder}: precompute could not read it")
+        name = self.info.shards[int(row["shard"])]
+        data = os.pread(self._file(int(row["shard"])), int(row["size"]), int(row["offset"]))
+        origin = f"record {sample.id} in {name}.tar of {self._folder}"
+        if len(data) != int(row["size"]) or checksum(data) != int(row["crc32"]):
+            raise _UnusableError(
+                f"{origin}: its bytes are not those that were written: run `tagmoe verify --repair`, then precompute"
+            )
+        return data, origin
 
     def _find(self, uid: str) -> np.void | None:
         high, low = int(uid[:16], 16), int(uid[16:], 16)

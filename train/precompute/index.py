@@ -9,7 +9,6 @@ tensors.map            fixed width, sorted by uid, memory-mapped
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,14 +127,3 @@ def read_info(folder: Path) -> TensorsInfo:
     if info.format_version.split(".")[0] != FORMAT.split(".")[0]:
         raise DataError(f"{path} has format version {info.format_version}, this tagmoe reads {FORMAT[0]}.x: {again}")
     return info
-
-
-def checked(data: bytes, *, size: int, crc32: int, origin: str) -> bytes:
-    """`data` itself.
-
-    Raises:
-        DataError: shorter than its index says, or changed since.
-    """
-    if len(data) != size or zlib.crc32(data) != crc32:
-        raise DataError(f"{origin}: its bytes are not those that were written: run `tagmoe precompute` again")
-    return data
