@@ -13,9 +13,9 @@ from ..shards.corpus.phash import phash
 from . import evidence
 from .base import Prepared
 
-_DRAFT_SIDE = 96
-"""Where nobody looks at the pictures, a JPEG is decoded at 1/2, 1/4 or 1/8 down to this side: what the evidence looks at,
-and three times what the perceptual hash does."""
+_DRAFT_LONG, _DRAFT_SHORT = 96, 64
+"""Where nobody looks at the pictures, a JPEG is decoded at 1/2, 1/4 or 1/8 down to these sides: the longer one of the
+evidence's thumbnails, and twice the side of what the perceptual hash looks at."""
 
 
 def prepare(pair: Pair, corpus: Corpus, *, max_pixels: int | None) -> Prepared | Reject:
@@ -32,10 +32,9 @@ def prepare(pair: Pair, corpus: Corpus, *, max_pixels: int | None) -> Prepared |
     infos: list[ImageInfo] = []
     decoded: list[DecodedImage] = []
     warnings: list[str] = []
-    draft = _DRAFT_SIDE if max_pixels is None else None
     for ref in pair.images:
         try:
-            info, image = _read(ref, corpus, draft=draft)
+            info, image = _read(ref, corpus, draft=max_pixels is None)
         except ImageRejected as error:
             return Reject(
                 row=pair.row, id=pair.id, stage=error.stage, reason=error.reason, detail=f"{ref.role}: {error.detail}"
@@ -51,9 +50,9 @@ def prepare(pair: Pair, corpus: Corpus, *, max_pixels: int | None) -> Prepared |
     return Prepared(pair=pair, images=tuple(infos), pixels=pixels, evidence=measured, warnings=tuple(warnings))
 
 
-def _read(ref: ImageRef, corpus: Corpus, *, draft: int | None) -> tuple[ImageInfo, DecodedImage]:
+def _read(ref: ImageRef, corpus: Corpus, *, draft: bool) -> tuple[ImageInfo, DecodedImage]:
     data = corpus.read_image(ref)
-    image = open_image(data, corpus.spec.limits, draft=draft)
+    image = open_image(data, corpus.spec.limits, draft=_DRAFT_SHORT if draft else None, draft_long=_DRAFT_LONG)
     info = ImageInfo(
         **ref.model_dump(),
         sha256=hashlib.sha256(data).hexdigest(),

@@ -249,6 +249,21 @@ def test_draft_keeps_the_true_size_and_is_smaller() -> None:
     assert full.image.size == (800, 400)
 
 
+@pytest.mark.parametrize(
+    ("size", "drafted"),
+    [
+        ((400, 400), (100, 100)),
+        ((800, 240), (100, 30)),
+        ((800, 232), (200, 58)),
+        ((240, 800), (30, 100)),
+        ((792, 500), (99, 63)),
+        ((760, 700), (190, 175)),
+    ],
+)
+def test_draft_bounds_both_sides_apart(size: tuple[int, int], drafted: tuple[int, int]) -> None:
+    assert open_image(encode(picture(*size)), draft=30, draft_long=96).image.size == drafted
+
+
 def test_no_warning_leaks_from_pillow() -> None:
     bomb_zone = _png_header(9600, 9400)
     with warnings.catch_warnings():

@@ -51,7 +51,9 @@ class DecodedImage:
     """Names of `schema.warnings`: what was done to get plain RGB."""
 
 
-def open_image(data: bytes, limits: Limits | None = None, *, draft: int | None = None) -> DecodedImage:
+def open_image(
+    data: bytes, limits: Limits | None = None, *, draft: int | None = None, draft_long: int = 0
+) -> DecodedImage:
     """Decode `data` completely.
 
     Args:
@@ -59,16 +61,18 @@ def open_image(data: bytes, limits: Limits | None = None, *, draft: int | None =
         limits: bounds on bytes, pixels and the shorter side; default `Limits()`.
         draft: let JPEG decode at 1/2, 1/4 or 1/8 as long as both sides keep at least this many pixels (faster);
             other formats are decoded in full.
+        draft_long: what the longer side keeps besides.
 
     Raises:
         ImageRejected: with stage `decode`.
     """
     limits = limits or Limits()
+    bounds = None if draft is None else (draft, max(draft, draft_long))
     _quiet_pillow()
     kind = _known_format(data, limits)
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as opened:
-            return _decode(opened, kind=kind, limits=limits, draft=draft)
+            return _decode(opened, kind=kind, limits=limits, draft=bounds)
     except ImageRejected:
         raise
     except Image.DecompressionBombError as error:
@@ -79,14 +83,16 @@ def open_image(data: bytes, limits: Limits | None = None, *, draft: int | None =
         raise _broken(data, kind, error) from error
 
 
-def _decode(opened: Image.Image, *, kind: str, limits: Limits, draft: int | None) -> DecodedImage:
+def _decode(opened: Image.Image, *, kind: str, limits: Limits, draft: tuple[int, int] | None) -> DecodedImage:
+    """Pixels and facts of an opened file; `draft` bounds the shorter and the longer side."""
     width, height = opened.size
     _check_size(width, height, limits)
     # MPO is a JPEG photo with further pictures (depth, gain map) behind it, not an animation.
     if kind != "jpeg" and getattr(opened, "is_animated", False):
         raise _rejected("animated_image", f"{kind} with several frames or pages: export one frame as its own file")
     if draft is not None:
-        opened.draft(None, (draft, draft))
+        short, long = draft
+        opened.draft(None, (short, long) if width < height else (long, short))
     opened.load()
     notes: list[str] = []
     image = _to_rgb(opened, notes)
