@@ -96,7 +96,8 @@ class Asker:
         running[threads.submit(lambda: list(self._annotator.annotate(prepared)))] = batch
 
     def _collect(self, running: dict[Future[list[Reply]], list[tuple[str, Prepared]]]) -> Iterator[Outcome]:
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        while not (done := wait(running, timeout=self._ledger.due_in, return_when=FIRST_COMPLETED).done):
+            self._commit()
         for future in done:
             batch = running.pop(future)
             replies = future.result()

@@ -65,18 +65,20 @@ def content_key(pair: Pair, image_hashes: dict[str, str], provenance: Provenance
 class Ledger(Generic[T]):
     """Entries of one part in progress. Values stay on disk: memory holds a key and a place for each."""
 
-    def __init__(self, path: Path, kind: TypeAdapter[Entry[T]]) -> None:
+    def __init__(self, path: Path, kind: TypeAdapter[Entry[T]], *, after: Ledger[Reply] | None = None) -> None:
         """Open or create `path`, dropping a damaged tail.
 
         Args:
             path: the log.
             kind: what the values are: REPLIES or RECORDS.
+            after: a log these entries are made from: committed first, so that none of them is durable without it.
 
         Raises:
             StoppedError: the disk is full or not writable.
         """
         self.path = path
         self._kind = kind
+        self._after = after
         self._places: dict[str, tuple[int, int]] = {}
         """Offset and length in bytes of each key's last line."""
         self._pending: dict[str, T] = {}
@@ -131,8 +133,13 @@ class Ledger(Generic[T]):
     @property
     def due(self) -> bool:
         """Whether the group commit is due."""
-        late = time.monotonic() - self._last_commit >= _GROUP_SECONDS
-        return bool(self._unwritten) and (late or len(self._unwritten) >= _GROUP_ENTRIES)
+        seconds = self.due_in
+        return seconds is not None and (seconds == 0 or len(self._unwritten) >= _GROUP_ENTRIES)
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until the group commit is due if nothing more arrives; None if nothing waits for it."""
+        return max(0.0, self._last_commit + _GROUP_SECONDS - time.monotonic()) if self._unwritten else None
 
     def commit(self) -> None:
         """Make every entry durable. After a fault nothing is half written, and `commit` may be called again.
@@ -140,6 +147,8 @@ class Ledger(Generic[T]):
         Raises:
             StoppedError: the disk is full or not writable.
         """
+        if self._after is not None:
+            self._after.commit()
         try:
             if self._unwritten:
                 self._stream.truncate(self._durable)

@@ -183,7 +183,7 @@ class _Work:
         tokens = (0, 0) if before is None else before.tokens
         with (
             closing(Ledger(place.with_suffix(".log"), REPLIES)) as replies,
-            closing(Ledger(place.with_suffix(".rows.log"), RECORDS)) as records,
+            closing(Ledger(place.with_suffix(".rows.log"), RECORDS, after=replies)) as records,
         ):
             todo = self._to_do(part, rows, records, retry)
             seen.meter.skip(len(rows) - len(todo))

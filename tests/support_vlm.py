@@ -237,20 +237,20 @@ def serving(*scripts: Script):
 
 
 def config_for(*servers: FaultServer | str, **changes: object) -> VlmConfig:
-    """A configuration with short pauses; `changes` go to `server`, or to a section by `section__field`."""
+    """A configuration with short pauses and long patience; `changes` go to `server`, or to a section by `section__field`."""
     urls = [server if isinstance(server, str) else server.url for server in servers]
     sections: dict[str, dict[str, object]] = {
         "server": {
             "endpoints": urls,
             "concurrency": 8,
-            "timeout_seconds": 0.5,
-            "connect_seconds": 0.5,
+            "timeout_seconds": 60.0,
+            "connect_seconds": 60.0,
             "attempts": 4,
             "backoff_seconds": 0.005,
             "backoff_max_seconds": 0.02,
             "failures_to_leave": 3,
             "probe_seconds": 0.05,
-            "patience_seconds": 1.0,
+            "patience_seconds": 60.0,
         },
         "sampling": {},
         "pictures": {},

@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -70,7 +69,20 @@ def test_records_survive_the_log(tmp_path: Path):
         assert list(again.values()) == [record, reject]
 
 
-def test_a_commit_is_due_after_a_hundred_replies_or_a_second(tmp_path: Path):
+def test_no_record_is_durable_before_the_reply_it_was_made_from(tmp_path: Path):
+    with (
+        closing(Ledger(tmp_path / "part.log", REPLIES)) as replies,
+        closing(Ledger(tmp_path / "part.rows.log", RECORDS, after=replies)) as records,
+    ):
+        replies.append("a" * 64, make_labels())
+        records.append("3", outcome_of(make_pair(3, "make it red")))
+        records.commit()
+        assert (tmp_path / "part.log").stat().st_size > 0
+
+
+def test_a_commit_is_due_after_a_hundred_replies_or_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = 7.0
+    monkeypatch.setattr("tagmoe.annotate.ledger.time.monotonic", lambda: now)
     ledger = Ledger(tmp_path / "part.log", REPLIES)
     for i in range(99):
         ledger.append(f"{i:064d}", make_labels())
@@ -79,9 +91,12 @@ def test_a_commit_is_due_after_a_hundred_replies_or_a_second(tmp_path: Path):
     assert ledger.due
     ledger.commit()
     assert not ledger.due
+    assert ledger.due_in is None
     ledger.append("b" * 64, make_labels())
-    time.sleep(1.05)
-    assert ledger.due
+    now += 0.75
+    assert (ledger.due, ledger.due_in) == (False, 0.25)
+    now += 0.5
+    assert (ledger.due, ledger.due_in) == (True, 0)
     ledger.remove()
     assert not (tmp_path / "part.log").exists()
 

@@ -145,9 +145,9 @@ def test_a_hostile_megabyte_costs_no_more_than_a_page(annotator: LocalAnnotator)
         "add the " * 100_000,
         "-" * 1_000_000,
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         (labels,) = annotator.annotate([prepared(text)])
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 10, "milliseconds are usual; anything quadratic takes minutes"
         assert "text_truncated" in labels.warnings
 
 

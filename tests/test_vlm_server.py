@@ -62,6 +62,18 @@ def only(row: int, fault: Act) -> Script:
     return script
 
 
+def together(count: int) -> Script:
+    """Nothing is answered before `count` requests are under way at once."""
+    barrier = threading.Barrier(count, timeout=60)
+
+    def script(body: dict, number: int) -> Act:
+        if not is_control(body):
+            barrier.wait()
+        return good(body, number)
+
+    return script
+
+
 def ok(results: list[Labels | Failure]) -> list[bool]:
     return [isinstance(result, Labels) and result.tag_ids == GOOD_IDS for result in results]
 
@@ -103,8 +115,7 @@ def test_results_keep_the_order_of_the_batch():
 
 
 def test_concurrency_is_bounded_and_used():
-    # Answers slow enough that five requests overlap also on a machine that is busy with something else.
-    _, [server] = run(lambda *_: Act(content=GOOD_REPLY, hang_seconds=0.4), records=20, concurrency=5)
+    _, [server] = run(together(5), records=20, concurrency=5)
     assert server.peak == 5
 
 
@@ -127,7 +138,8 @@ def test_concurrency_is_bounded_and_used():
     ids=["429", "429-after", "500", "503-after", "hang", "drip", "cut", "reset", "torn", "shape", "html", "empty"],
 )
 def test_a_passing_fault_costs_a_retry_and_no_record(fault: Act):
-    results, [server] = run(first_time(fault), records=6, patience_seconds=20)
+    # An answer in time may come late on a busy machine, too: that costs tries, hence so many.
+    results, [server] = run(first_time(fault), records=6, timeout_seconds=0.5, attempts=50)
     assert ok(results) == [True] * 6
     assert len(server.records) >= 12
 
@@ -192,7 +204,7 @@ def test_an_endpoint_that_dies_midway_returns_after_it_recovered():
         assert ok(list(annotator.annotate([record(row) for row in range(40, 60)]))) == [True] * 20
         assert len(servers[0].records) == before
         sick.clear()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while len(servers[0].records) == before and time.monotonic() < deadline:
             annotator.annotate([record(60), record(61)])
         assert len(servers[0].records) > before
@@ -224,7 +236,7 @@ def test_busy_forever_stops_the_run():
 def test_a_server_that_starts_late_is_waited_for():
     with serving(good) as [server]:
         url, port = server.url, server.port
-    annotator = make_vlm("server", config_for(url, patience_seconds=5), TAXONOMY)
+    annotator = make_vlm("server", config_for(url), TAXONOMY)
     late: list[FaultServer] = []
 
     def start() -> None:
@@ -399,7 +411,7 @@ def test_swap_test_is_silent_about_a_pair_in_order_and_without_both_pictures():
 
 
 def test_calls_from_several_threads_share_one_bounded_pool():
-    with serving(lambda *_: Act(content=GOOD_REPLY, hang_seconds=0.02)) as [server]:
+    with serving(together(4)) as [server]:
         annotator = make_vlm("server", config_for(server, concurrency=4), TAXONOMY)
         results: dict[int, list[Labels | Failure]] = {}
 
