@@ -15,6 +15,7 @@ from ..schema import DataError
 from ..schema.files import sha256_file, sync_folder
 from ..schema.shards import ShardInfo, ShardRecord, Snapshot
 from .card import write_card
+from .check_tensors import repair_tensors
 from .crc import checksum
 from .findings import TAR_CODES, Finding
 from .index import IndexRow, index_row, write_index
@@ -34,7 +35,8 @@ def repair_set(root: Path, verdict: Verdict) -> list[str]:
     """Act on the findings of `verdict`; returns one line for each thing done.
 
     Swapped files get their names back; indexes and the map are rebuilt from tars whose sha256 is right; damaged
-    shards move to quarantine/ and a new snapshot leaves them out. No picture is ever changed.
+    shards move to quarantine/ and a new snapshot leaves them out, damaged tensors move there and the command that
+    makes them again is named. No picture is ever changed.
 
     Raises:
         DataError: no snapshot is readable, so there is nothing to hold the files against.
@@ -58,6 +60,9 @@ def _repair(root: Path, snapshot: Snapshot, findings: Sequence[Finding]) -> Iter
     for code in ("extra_shard", "extra_file", "bad_overlay"):
         for where in sorted(where for where in by_code.get(code, set()) if (root / where).exists()):
             yield _quarantine(root, where)
+    yield from repair_tensors(
+        root, sorted(by_code.get("bad_tensors", set())), move=lambda where: _quarantine(root, where)
+    )
     infos: list[ShardInfo] = []
     for shard in snapshot.shards:
         if shard.name in bad:

@@ -1,130 +1,179 @@
-"""Checking tensors/NAME: what `tagmoe precompute` stored beside the shards, by what its own files say."""
+"""Stored tensors: SHARDS/tensors/NAME, sibling tars of npy members with an index each, and a map to find any sample.
+
+tensors.json           settings, fingerprint and shards; written when every shard is done
+null.npy               text embedding of a single space
+{shard}.tar            KEY.target.npy KEY.source.npy KEY.ref0.npy KEY.text.npy, float16
+{shard}.parquet        key, offset, size, crc32 in the row order of the shard's index; size 0: could not be read
+tensors.map            fixed width, sorted by uid, memory-mapped
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Generator, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import JsonValue
+from pydantic import Field, ValidationError
 
-from ..schema import DataError
-from ..schema.shards import ShardInfo, Snapshot
-from .crc import checksum
-from .findings import Finding
-from .index import read_index
-from .layout import index_name
+from ..schema import DataError, Frozen
+from ..schema.files import atomic_file
+from ..schema.shards import ShardInfo
 
-_AGAIN = "delete it and run `tagmoe precompute` again"
-_COLUMNS = ["key", "offset", "size", "crc32"]
-_MAP = np.dtype(
+FORMAT = "1.0"
+MANIFEST, MAP, NULL = "tensors.json", "tensors.map", "null.npy"
+_SHARD_KEY, _PRINT_KEY, _SIZE_KEY = b"tagmoe.tar_sha256", b"tagmoe.fingerprint", b"tagmoe.tensor_bytes"
+ROWS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+    ]
+)
+MAP_ROW = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("shard", "<u4"), ("crc32", "<u4"), ("offset", "<u8"), ("size", "<u8")]
 )
 
 
-def check_tensors(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
-    """Findings of every finished folder below tensors/; shards that were appended since need not be there."""
-    infos = {shard.name: shard for shard in snapshot.shards}
-    for manifest in sorted((root / "tensors").glob("*/tensors.json")):
-        folder, where = manifest.parent, str(manifest.relative_to(root))
-        try:
-            names = _shards(manifest)
-        except ValueError as error:
-            yield _bad(where, str(error))
-            continue
-        if not (folder / "null.npy").is_file():
-            yield _bad(str((folder / "null.npy").relative_to(root)), "missing")
-        tables: list[pa.Table] = []
-        for name in names:
-            table = yield from _check_shard(root, folder, name, info=infos.get(name))
-            if table is not None:
-                tables.append(table)
-        if len(tables) == len(names):
-            yield from _check_map(root, folder, tables)
+class TensorsInfo(Frozen):
+    """tensors.json."""
+
+    format_version: str = FORMAT
+    fingerprint: dict[str, str | int]
+    fingerprint_hash: str
+    content_hash: str
+    """Of the shard snapshot the tensors belong to."""
+    channels: int = Field(gt=0)
+    text_dim: int = Field(gt=0)
+    shards: tuple[str, ...]
+    samples: int
+    missing: int
+    """Samples whose bytes could not be read."""
+    bytes: int
+    null_sha256: str = ""
+    """Of null.npy; empty where it was not noted."""
+
+    def command(self, folder: Path) -> str:
+        """What makes the missing tensors of `folder` again and keeps the others."""
+        options = [f"--{name.replace('_', '-')} {self.fingerprint.get(name)}" for name in _SETTINGS]
+        return f"{_command(folder)} {' '.join(options)}"
 
 
-def _shards(manifest: Path) -> list[str]:
-    found = cast("JsonValue", json.loads(manifest.read_bytes()))
-    names = found.get("shards") if isinstance(found, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("it does not list its shards")
-    return cast("list[str]", names)
+_SETTINGS = ("area", "max_text_tokens", "max_references")
 
 
-def _check_shard(
-    root: Path, folder: Path, name: str, *, info: ShardInfo | None
-) -> Generator[Finding, None, pa.Table | None]:
-    """Findings of one tar of tensors; returns its index where that can be read."""
-    where = str((folder / f"{name}.tar").relative_to(root))
+def tensors_folder(root: Path, name: str) -> Path:
+    """SHARDS/tensors/NAME."""
+    return root / "tensors" / name
+
+
+def _command(folder: Path) -> str:
+    return f"tagmoe precompute {folder.parent.parent} --name {folder.name} --encoders ENCODERS"
+
+
+def fingerprint_hash(fields: dict[str, str | int]) -> str:
+    """Hex sha256 of a fingerprint."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def write_rows(
+    path: Path,
+    rows: Sequence[tuple[str, int, int, int]],
+    *,
+    shard: ShardInfo,
+    fingerprint: str,
+    tensor_bytes: int,
+) -> None:
+    """The index of one tensor tar, bound to its shard's bytes, its own size and the encoders."""
+    schema = ROWS.with_metadata(
+        {_SHARD_KEY: shard.sha256.encode(), _PRINT_KEY: fingerprint.encode(), _SIZE_KEY: str(tensor_bytes).encode()}
+    )
+    columns = list(zip(*rows, strict=True)) or [()] * len(ROWS)
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, ROWS, strict=True)]
+    with atomic_file(path) as stream:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream, compression="zstd", version="2.6")
+
+
+class Bound(Frozen):
+    """What the index of a tensor tar says that it belongs to."""
+
+    shard_sha256: str
+    fingerprint: str
+    size: str
+    """Bytes of the tensor tar, decimal."""
+
+
+def load_rows(path: Path) -> tuple[pa.Table, Bound]:
+    """The index of one tensor tar and what it is bound to.
+
+    Raises:
+        DataError: missing, damaged, or without the columns.
+    """
     try:
-        table = pq.read_table(folder / f"{name}.parquet", columns=_COLUMNS)
-        facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        table = pq.read_table(path, columns=ROWS.names)
     except (OSError, pa.ArrowException, ValueError) as error:
-        yield _bad(where.replace(".tar", ".parquet"), f"cannot be read ({error})")
+        raise DataError(f"cannot be read ({error})") from error
+    if table.schema.names != ROWS.names:
+        raise DataError(f"has columns {table.schema.names}, expected {ROWS.names}")
+    said = table.schema.metadata or {}
+    values = [said.get(key, b"").decode("ascii", "replace") for key in (_SHARD_KEY, _PRINT_KEY, _SIZE_KEY)]
+    return table, Bound(shard_sha256=values[0], fingerprint=values[1], size=values[2])
+
+
+def read_rows(folder: Path, shard: ShardInfo, *, fingerprint: str) -> pa.Table | None:
+    """The index of a finished shard; None if it must be made (again)."""
+    try:
+        table, bound = load_rows(folder / f"{shard.name}.parquet")
+        size = (folder / f"{shard.name}.tar").stat().st_size
+    except (OSError, DataError):
         return None
-    if info is not None and facts.get("tagmoe.tar_sha256") != info.sha256:
-        yield _bad(where, f"made from other bytes of {name}.tar than the manifest names")
-    elif info is not None and not _same_keys(root, name, table):
-        yield _bad(where, "its samples are not those of the shard's index")
-    yield from _check_tar(folder / f"{name}.tar", table, where=where, size=facts.get("tagmoe.tensor_bytes"))
-    return table
+    expected = Bound(shard_sha256=shard.sha256, fingerprint=fingerprint, size=str(size))
+    return table if bound == expected and table.num_rows == shard.samples else None
 
 
-def _same_keys(root: Path, name: str, table: pa.Table) -> bool:
-    try:
-        return read_index(root / index_name(name), columns=["key"]).column("key").equals(table.column("key"))
-    except DataError:
-        return True  # the index is a finding of its own
-
-
-def _check_tar(path: Path, table: pa.Table, *, where: str, size: str | None) -> Iterator[Finding]:
-    """Every byte: the samples' by their crc32, what is between and behind them must be zero."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        yield _bad(where, f"cannot be opened ({error.strerror})")
-        return
-    try:
-        found = os.fstat(descriptor).st_size
-        if str(found) != size:
-            yield _bad(where, f"has {found} bytes, {size} were written")
-        end = 0
-        for row in cast("list[dict[str, int]]", table.filter(pc.field("size") > 0).to_pylist()):
-            data = os.pread(descriptor, row["size"], row["offset"])
-            if len(data) != row["size"] or checksum(data) != row["crc32"]:
-                yield _bad(f"{where}:{row['key']}", "its bytes are not those that were written")
-            if any(os.pread(descriptor, max(0, row["offset"] - end), end)):
-                yield _bad(where, f"bytes that belong to no sample before byte {row['offset']}")
-            end = row["offset"] + row["size"]
-        if any(os.pread(descriptor, max(0, found - end), end)):
-            yield _bad(where, "bytes that belong to no sample at its end")
-    finally:
-        os.close(descriptor)
-
-
-def _check_map(root: Path, folder: Path, tables: list[pa.Table]) -> Iterator[Finding]:
-    """The map must be what the indexes give."""
-    path = folder / "tensors.map"
-    pieces = [np.zeros(0, _MAP)]
+def map_rows(tables: Sequence[pa.Table]) -> npt.NDArray[np.void]:
+    """MAP_ROW of all samples that have tensors, sorted by uid; `tables` in the order of `TensorsInfo.shards`."""
+    pieces = [np.zeros(0, MAP_ROW)]
     for number, table in enumerate(tables):
         keys = cast("list[str]", table.column("key").to_pylist())
-        piece = np.zeros(len(keys), _MAP)
+        piece = np.zeros(len(keys), MAP_ROW)
         piece["high"], piece["low"] = [int(key[:16], 16) for key in keys], [int(key[16:], 16) for key in keys]
         piece["shard"] = number
-        for name in _COLUMNS[1:]:
+        for name in ("offset", "size", "crc32"):
             piece[name] = table.column(name).to_numpy()
         pieces.append(piece[piece["size"] > 0])
     rows = np.concatenate(pieces)
-    rows = rows[np.lexsort((rows["low"], rows["high"]))]
-    if not path.is_file() or path.read_bytes() != rows.tobytes():
-        yield _bad(str(path.relative_to(root)), "missing, or not what the indexes beside it give")
+    return rows[np.lexsort((rows["low"], rows["high"]))]
 
 
-def _bad(where: str, detail: str) -> Finding:
-    return Finding(code="bad_tensors", where=where, detail=f"{detail}: {_AGAIN}")
+def write_map(path: Path, tables: Sequence[pa.Table]) -> None:
+    """Write the map; see `map_rows`."""
+    with atomic_file(path) as stream:
+        stream.write(map_rows(tables).tobytes())
+
+
+def read_info(folder: Path) -> TensorsInfo:
+    """tensors.json.
+
+    Raises:
+        DataError: missing, unfinished, damaged, or of another major version.
+    """
+    path = folder / MANIFEST
+    again = f"run `{_command(folder)}`"
+    try:
+        info = TensorsInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: the tensors were not made, or not finished: {again}") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged ({error.errors()[0]['msg']}): {again}") from error
+    if info.format_version.split(".")[0] != FORMAT.split(".")[0]:
+        raise DataError(f"{path} has format version {info.format_version}, this tagmoe reads {FORMAT[0]}.x: {again}")
+    if info.fingerprint_hash != fingerprint_hash(info.fingerprint):
+        raise DataError(f"{path} was edited: its fingerprint does not fit its hash: {again}")
+    return info

@@ -13,6 +13,7 @@ from ..schema import DataError
 from ..schema.files import sha256_file
 from ..schema.shards import SHARD_FORMAT, ShardInfo, Snapshot
 from .card import render_card
+from .check_tensors import check_tensors
 from .compare import compare
 from .console import progress
 from .findings import Finding
@@ -21,7 +22,6 @@ from .indexmap import build_map
 from .layout import CARD, INDEX_MAP, MANIFEST, index_name, snapshot_name, tar_path
 from .manifest import format_version_of, load_snapshot, snapshot_numbers
 from .overlays import read_overlay
-from .tensors import check_tensors
 from .walk import walk_tar
 
 

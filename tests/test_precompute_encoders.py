@@ -7,8 +7,9 @@ from PIL import Image
 from support_precompute import TEXT_DIM, tiny_pipeline, tiny_text_model, tiny_tokenizer
 from support_train import encode_jpeg, toy_config, toy_sample
 from tagmoe.schema import ConfigError, DataError
+from tagmoe.shards.tensors import fingerprint_hash
 from tagmoe.train.precompute.encoder import make_encoder
-from tagmoe.train.precompute.encoders import Settings, fingerprint, fingerprint_hash, load_encoders
+from tagmoe.train.precompute.encoders import Settings, fingerprint, load_encoders
 from tagmoe.train.precompute.pictures import PictureEncoder
 from tagmoe.train.precompute.text import TextEncoder
 from transformers import Qwen2_5_VLForConditionalGeneration

@@ -13,11 +13,11 @@ from support_shards import BuildConfig, build_shards, make_run, mixed
 from support_train import toy_config
 from tagmoe.schema import ConfigError, DataError
 from tagmoe.shards.stream import ShardStream, StreamConfig
+from tagmoe.shards.tensors import MANIFEST, MAP, read_info
 from tagmoe.train.loop import train
 from tagmoe.train.precompute.commands import register
 from tagmoe.train.precompute.encoder import OnlineEncoder, PrecomputedEncoder, make_encoder
 from tagmoe.train.precompute.encoders import Settings, load_encoders
-from tagmoe.train.precompute.index import MANIFEST, MAP, read_info
 from tagmoe.train.precompute.tars import parse_span, read_npy
 from tagmoe.train.sources import open_source
 from typer import Typer

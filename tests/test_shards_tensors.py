@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from support_precompute import tiny_pipeline
 from support_shards import build, make_run, mixed
+from tagmoe.shards.repair import repair_set
 from tagmoe.shards.verify import verify_set
 from tagmoe.train.precompute.commands import register
 from typer import Typer
@@ -21,14 +22,23 @@ app = Typer()
 register(app)
 
 
+def precompute(shards: Path, pipeline: Path, *more: str):
+    options = ["--area", "1024", "--max-text-tokens", "16", "--name", "tiny", "--device", "cpu", *more]
+    result = CliRunner().invoke(app, ["precompute", str(shards), "--encoders", str(pipeline), *options])
+    assert result.exit_code == 0, result.output
+    return result
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
+def pipeline(tmp_path_factory) -> Path:
+    return tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, pipeline) -> Path:
     folder = tmp_path_factory.mktemp("tensors")
     build(make_run(folder, mixed(9)), folder / "shards")
-    options = ["--area", "1024", "--max-text-tokens", "16", "--name", "tiny", "--device", "cpu"]
-    pipeline = str(tiny_pipeline(folder / "pipeline"))
-    result = CliRunner().invoke(app, ["precompute", str(folder / "shards"), "--encoders", pipeline, *options])
-    assert result.exit_code == 0, result.output
+    precompute(folder / "shards", pipeline)
     return folder / "shards"
 
 
@@ -40,7 +50,7 @@ def shards(base, tmp_path) -> Path:
 def found(shards: Path) -> list[str]:
     findings = verify_set(shards, quiet=True).findings
     assert all(finding.code == "bad_tensors" for finding in findings)
-    assert all("run `tagmoe precompute` again" in finding.detail for finding in findings)
+    assert all("--repair" in finding.detail or "run `tagmoe precompute" in finding.detail for finding in findings)
     return [f"{finding.where.removeprefix('tensors/tiny/')} {finding.detail}" for finding in findings]
 
 
@@ -99,7 +109,24 @@ def no_list(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "shards": 3}))
 
 
-@pytest.mark.parametrize(
+def other_settings(folder: Path) -> None:
+    path = folder / "tensors.json"
+    path.write_text(path.read_text().replace('"area": 1024', '"area": 4096'))
+
+
+def other_encoders(folder: Path) -> None:
+    path = folder / f"{EDITS}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"tagmoe.fingerprint": b"0" * 64}), path)
+
+
+def flipped_null(folder: Path) -> None:
+    data = bytearray((folder / "null.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "null.npy").write_bytes(data)
+
+
+FAULTS = pytest.mark.parametrize(
     ("fault", "named"),
     [
         (cut, "bytes, "),
@@ -107,15 +134,65 @@ def no_list(folder: Path) -> None:
         (other_index, "made from other bytes"),
         (other_keys, "its samples are not those of the shard's index"),
         (old_map, "tensors.map missing, or not what the indexes"),
-        (no_list, "tensors.json it does not list its shards"),
+        (no_list, "tensors.json is damaged (Input should be a valid array)"),
+        (other_settings, "tensors.json was edited: its fingerprint does not fit its hash"),
+        (other_encoders, f"{EDITS}.tar made with other encoders or settings than tensors.json names"),
+        (flipped_null, "null.npy its bytes are not those that were written"),
         (lambda folder: (folder / "null.npy").unlink(), "null.npy missing"),
         (lambda folder: (folder / f"{EDITS}.tar").unlink(), "cannot be opened (No such file or directory)"),
         (lambda folder: (folder / f"{EDITS}.parquet").write_bytes(b"PAR1"), f"{EDITS}.parquet cannot be read"),
     ],
 )
+
+
+@FAULTS
 def test_every_fault_is_named(shards, fault, named):
     fault(shards / "tensors/tiny")
     assert any(named in line for line in found(shards))
+
+
+@FAULTS
+def test_repair_and_precompute_bring_back_exactly_what_was_damaged(shards, base, pipeline, fault, named):
+    folder = shards / "tensors/tiny"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    fault(folder)
+    verdict = verify_set(shards, quiet=True)
+    hurt = {finding.where.split(":")[0] for finding in verdict.findings}
+    done = repair_set(shards, verdict)
+    assert found(shards) == []
+    if hurt == {"tensors/tiny/tensors.map"}:
+        assert done == ["tensors/tiny/tensors.map: rebuilt from the indexes beside it"]
+    else:
+        assert not (folder / "tensors.json").exists()
+        assert not any((shards / where).exists() for where in hurt)
+        tars = {Path(where).stem for where in hurt if where.endswith(("tar", "parquet"))}
+        *moved, last = done
+        assert all(line.endswith("moved to quarantine/") for line in moved)
+        assert f"tagmoe precompute {shards} --name tiny" in last
+        if not any(where.endswith("json") for where in hurt):
+            assert "--encoders ENCODERS --area 1024 --max-text-tokens 16 --max-references 3` makes" in last
+        dry = json.loads(precompute(shards, pipeline, "--dry-run", "--json").stdout)
+        assert set(dry["pending"]) == tars
+        assert f"{len(tars)} of 3 shards to make" in precompute(shards, pipeline).stdout
+        kept = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns == before[path.name]}
+        assert kept == {name for name in before if Path(name).stem not in tars}
+    assert found(shards) == []
+    for path in (base / "tensors/tiny").iterdir():
+        if not path.name.startswith("."):
+            assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_tensors_of_a_shard_that_repair_left_out_do_not_stand_in_the_way(shards, pipeline, tmp_path):
+    """Pictures and tensors of one shard damaged at once: both go, the rest is complete again after precompute."""
+    for path in (shards / f"{EDITS}.tar", shards / "tensors/tiny" / f"{EDITS}.tar"):
+        data = bytearray(path.read_bytes())
+        data[3000] ^= 1
+        path.write_bytes(data)
+    repair_set(shards, verify_set(shards, quiet=True))
+    assert found(shards) == []
+    assert precompute(shards, pipeline).exit_code == 0
+    assert found(shards) == []
+    assert not (shards / "tensors/tiny" / f"{EDITS}.tar").exists()
 
 
 def test_an_unfinished_precompute_is_left_alone(shards):

@@ -58,10 +58,14 @@ def precompute(
     estimate = job.estimate()
     for line in estimate.lines():
         err.print(line, markup=False) if json else say(line)
+    pending = [shard.name for shard in job.pending()]
     if dry_run:
         if json:
-            print_json({"estimate": asdict(estimate), "bytes": estimate.total})
+            print_json({"estimate": asdict(estimate), "bytes": estimate.total, "pending": [*pending]})
+        else:
+            say(_work(pending, total=len(job.shards)))
         return
+    (err.print if json else say)(_work(pending, total=len(job.shards)))
     info = run_job(job, estimate=estimate)
     if json:
         print_json({"estimate": asdict(estimate), "tensors": None if info is None else info.model_dump(mode="json")})
@@ -97,6 +101,15 @@ def inverse_pairs(
     for reason, count in done.left_out.items():
         say(f"  left out, {reason}: {count:,}")
     say(f"next: tagmoe build-shards {out} --out SHARDS")
+
+
+def _work(pending: list[str], *, total: int) -> str:
+    names = ", ".join([*pending[:_NAMED], *(["..."] if len(pending) > _NAMED else [])])
+    return f"{len(pending)} of {total} shards to make{': ' * bool(names)}{names}"
+
+
+_NAMED = 5
+"""Shards that are named before the others are only counted."""
 
 
 def _hardware(device: str, dtype: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,10 @@ from ...schema import ConfigError, DataError
 from ...schema.configs.train import TrainConfig
 from ...shards.crc import checksum
 from ...shards.manifest import load_snapshot
+from ...shards.tensors import MAP, MAP_ROW, NULL, TensorsInfo, read_info, tensors_folder
 from ..build import DTYPES
 from ..data.batch import Encoded, Encoder, Sample
 from .encoders import Encoders, Settings, Tensors, load_encoders
-from .index import MAP, MAP_ROW, NULL, TensorsInfo, read_info, tensors_folder
 from .tars import parse_span, read_npy
 
 
@@ -52,12 +53,21 @@ class PrecomputedEncoder:
         self._max_references = config.data.max_references
         self._map = np.memmap(self._folder / MAP, dtype=MAP_ROW, mode="r")
         self._files: dict[int, int] = {}
-        self._null = torch.from_numpy(read_npy((self._folder / NULL).read_bytes()))
+        self._null = torch.from_numpy(read_npy(self._checked_null()))
 
     @property
     def null_text_SD(self) -> Tensor:
         """See `Encoder`."""
         return self._null
+
+    def _checked_null(self) -> bytes:
+        path = self._folder / NULL
+        data = path.read_bytes() if path.is_file() else b""
+        if self.info.null_sha256 not in ("", hashlib.sha256(data).hexdigest()):
+            raise DataError(
+                f"{path} is not the file that was written: `tagmoe verify --repair`, then precompute makes it again"
+            )
+        return data
 
     def encode(self, sample: Sample) -> Encoded:
         """The stored tensors of `sample`, checked against their crc32.

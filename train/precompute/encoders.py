@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +124,6 @@ def fingerprint(folder: Path, *, settings: Settings) -> dict[str, Any]:
         "resize": "cover, centre crop, lanczos, multiples of 16 pixels",
         "latents": "posterior mode, normalised by channel, float16",
     }
-
-
-def fingerprint_hash(fields: Mapping[str, Any]) -> str:
-    """Hex sha256 of a fingerprint."""
-    return hashlib.sha256(json.dumps(dict(fields), sort_keys=True).encode()).hexdigest()
 
 
 def _samples(path: Path) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ...schema.files import atomic_file, write_text
 from ...schema.shards import ShardInfo, Snapshot
 from ...shards.console import Meter, err, progress
 from ...shards.corpus import ImageRejected
+from ...shards.crc import checksum
 from ...shards.index import read_index
 from ...shards.layout import index_name
 from ...shards.lock import locked
@@ -23,8 +24,18 @@ from ...shards.manifest import load_snapshot
 from ...shards.sample import Sample, parse_sample
 from ...shards.source import LocalSource
 from ...shards.tars import BadSpan
-from .encoders import Encoders, Tensors, fingerprint_hash
-from .index import MANIFEST, MAP, NULL, TensorsInfo, read_rows, tensors_folder, write_map, write_rows
+from ...shards.tensors import (
+    MANIFEST,
+    MAP,
+    NULL,
+    TensorsInfo,
+    fingerprint_hash,
+    read_rows,
+    tensors_folder,
+    write_map,
+    write_rows,
+)
+from .encoders import Encoders, Tensors
 from .storage import Estimate, estimate_storage
 from .tars import TensorTar, npy
 
@@ -49,6 +60,11 @@ class Job:
     def fingerprint_hash(self) -> str:
         """Hex sha256 of the fingerprint."""
         return fingerprint_hash(self.fingerprint)
+
+    def pending(self) -> list[ShardInfo]:
+        """Shards of this partition that `run_job` will encode: without tensors, or with torn or other ones."""
+        made = self.fingerprint_hash
+        return [shard for shard in self.shards if read_rows(self.folder, shard, fingerprint=made) is None]
 
     def estimate(self) -> Estimate:
         """Bytes of this partition."""
@@ -110,8 +126,9 @@ def finish(job: Job) -> TensorsInfo | None:
         if table is None:
             return None
         tables.append(table)
+    null = npy(job.encoders.null_text().half().cpu().numpy())
     with atomic_file(job.folder / NULL) as stream:
-        stream.write(npy(job.encoders.null_text().half().cpu().numpy()))
+        stream.write(null)
     write_map(job.folder / MAP, tables)
     sizes = [table.column("size").to_numpy() for table in tables]
     info = TensorsInfo(
@@ -124,6 +141,7 @@ def finish(job: Job) -> TensorsInfo | None:
         samples=sum(len(column) for column in sizes),
         missing=sum(int((column == 0).sum()) for column in sizes),
         bytes=sum((job.folder / f"{shard.name}.tar").stat().st_size for shard in job.snapshot.shards),
+        null_sha256=hashlib.sha256(null).hexdigest(),
     )
     write_text(job.folder / MANIFEST, info.model_dump_json(indent=1) + "\n")
     return info
@@ -143,7 +161,7 @@ def _write_shard(job: Job, shard: ShardInfo, *, meter: Meter) -> None:
                     rows.append((key, 0, 0, 0))
                     continue
                 offset, data = tar.add(key, _arrays(tensors))
-                rows.append((key, offset, len(data), zlib.crc32(data)))
+                rows.append((key, offset, len(data), checksum(data)))
             meter.update(len(batch))
         size = tar.close()
     write_rows(
