@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support_audit import LOCAL_RECOLOR, TAXONOMY, make_evidence, make_image, make_record, write_run
 from tagmoe.annotate.audit import frequencies
-from tagmoe.annotate.audit.columns import SOURCE, TARGET
+from tagmoe.annotate.audit.columns import SOURCE, TARGET, rowwise
 from tagmoe.annotate.audit.details import TEXT_CHARS, read_details
 from tagmoe.annotate.audit.reading import load_columns, text_key
 from tagmoe.schema import DataError, Reject, Run
@@ -124,3 +124,17 @@ def test_details_are_cut_to_a_bounded_length(tmp_path: Path):
     assert details[0].text == "\u00e4" * TEXT_CHARS
     assert details[0].length == 1 << 20
     assert details[1].text == "make thing 1 red"
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4096, 4097, 9000])
+def test_rowwise_is_the_function_of_all_rows_at_once(rows: int):
+    rng = np.random.default_rng(rows)
+    a, b = rng.random((rows, 3)), rng.random(rows)
+    largest: list[int] = []
+
+    def reckon(some: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        largest.append(len(some))
+        return some.sum(axis=1) * weight
+
+    assert np.array_equal(rowwise(reckon, a, b), a.sum(axis=1) * b)
+    assert max(largest) <= 4096

@@ -5,8 +5,9 @@ Notation: N records, K = taxonomy size (tag ids), E evidence fields, M pictures,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,26 @@ from ...schema.evidence import EVIDENCE_FIELDS
 
 SOURCE, TARGET, REFERENCE = 0, 1, 2
 """Codes of `Pictures.role`."""
+
+_ROWS = 4096
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def rowwise(reckon: Callable[..., NDArray[Scalar]], *arrays: NDArray[Any]) -> NDArray[Scalar]:
+    """`reckon` of all rows, some at a time: what it makes on the way stays small however many rows there are.
+
+    Args:
+        reckon: takes a slice of each array and returns as many rows.
+        arrays: [N, ...] each.
+    """
+    out: NDArray[Scalar] | None = None
+    for start in range(0, max(len(arrays[0]), 1), _ROWS):
+        part = reckon(*(array[start : start + _ROWS] for array in arrays))
+        if out is None:
+            out = np.empty((len(arrays[0]), *part.shape[1:]), part.dtype)
+        out[start : start + len(part)] = part
+    assert out is not None
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +108,12 @@ class Columns:
 
     def confidence(self) -> NDArray[np.float32]:
         """[N], min over tags of max(p, 1 - p); NaN without probabilities."""
-        certain = np.fmin.reduce(np.fmax(self.probs, 1 - self.probs), axis=1, initial=np.inf)
-        return np.where(np.isinf(certain), np.float32(np.nan), certain).astype(np.float32)
+        return rowwise(_confidence, self.probs)
 
     def masks(self) -> NDArray[np.uint64]:
         """[N], the tag set as bits: bit i is tag id i."""
         weights = np.uint64(1) << np.arange(self.tags.shape[1], dtype=np.uint64)
-        return (self.tags * weights).sum(axis=1, dtype=np.uint64)
+        return rowwise(lambda tags: (tags * weights).sum(axis=1, dtype=np.uint64), self.tags)
 
     def names(self, index: int) -> list[str]:
         """Tag names of one record in id order."""
@@ -109,3 +129,8 @@ class Columns:
         chosen = np.flatnonzero(self.pictures.role == role)[::-1]
         found[self.pictures.record[chosen]] = chosen
         return found
+
+
+def _confidence(probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    certain = np.fmin.reduce(np.fmax(probs, 1 - probs), axis=1, initial=np.inf)
+    return np.where(np.isinf(certain), np.float32(np.nan), certain).astype(np.float32)

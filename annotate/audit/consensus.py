@@ -66,7 +66,8 @@ def predict_tags(columns: Columns, texts: TextVectors, *, seed: int) -> Floats:
     fold = np.random.default_rng(seed).integers(0, _FOLDS, size)
     features = Features(columns, texts)
     predict = by_kernel if size <= features.size else by_weights
-    chances = np.clip(predict(features, columns.tags, fold, seed=seed), _FLOOR, 1 - _FLOOR)
+    chances = predict(features, columns.tags, fold, seed=seed)
+    np.clip(chances, _FLOOR, 1 - _FLOOR, out=chances)
     scope = [tag.id for tag in columns.taxonomy.tier("scope")]
     chances[:, scope] /= chances[:, scope].sum(axis=1, keepdims=True)
     return chances

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Columns
+from .columns import Columns, rowwise
 
 Floats = NDArray[np.float32]
 
@@ -18,11 +18,15 @@ def scope_margin(columns: Columns, chances: Floats) -> Floats:
     NaN where there is no opinion; 1 for a record without a scope or with several.
     """
     scope = [tag.id for tag in columns.taxonomy.tier("scope")]
-    given, p = columns.tags[:, scope], chances[:, scope]
-    own = np.where(given, p, 0).sum(axis=1)
-    other = np.where(given, 0, p).max(axis=1, initial=0)
-    margin = np.where(given.sum(axis=1) == 1, (1 + other - own) / 2, 1.0)
-    return np.where(np.isnan(p).any(axis=1), np.nan, margin).astype(np.float32)
+
+    def reckon(tags: NDArray[np.bool_], some: Floats) -> Floats:
+        given, p = tags[:, scope], some[:, scope]
+        own = np.where(given, p, 0).sum(axis=1)
+        other = np.where(given, 0, p).max(axis=1, initial=0)
+        margin = np.where(given.sum(axis=1) == 1, (1 + other - own) / 2, 1.0)
+        return np.where(np.isnan(p).any(axis=1), np.nan, margin).astype(np.float32)
+
+    return rowwise(reckon, columns.tags, chances)
 
 
 def surprise(columns: Columns, chances: Floats) -> Floats:
@@ -32,11 +36,14 @@ def surprise(columns: Columns, chances: Floats) -> Floats:
     """
     ids = [tag.id for tag in columns.taxonomy.tags if tag.tier != "scope"]
     scope = [tag.id for tag in columns.taxonomy.tier("scope")]
-    p = np.clip(chances, _FLOOR, 1 - _FLOOR)
-    bits = -np.log(np.where(columns.tags[:, ids], p[:, ids], 1 - p[:, ids])).mean(axis=1)
-    own = -np.log(np.clip(np.where(columns.tags[:, scope], p[:, scope], 0).sum(axis=1), _FLOOR, 1))
-    total = bits + own / 3
-    return np.where(np.isnan(chances[:, scope]).any(axis=1), np.nan, total).astype(np.float32)
+
+    def reckon(tags: NDArray[np.bool_], some: Floats) -> Floats:
+        p = np.clip(some, _FLOOR, 1 - _FLOOR)
+        bits = -np.log(np.where(tags[:, ids], p[:, ids], 1 - p[:, ids])).mean(axis=1)
+        own = -np.log(np.clip(np.where(tags[:, scope], p[:, scope], 0).sum(axis=1), _FLOOR, 1))
+        return np.where(np.isnan(some[:, scope]).any(axis=1), np.nan, bits + own / 3).astype(np.float32)
+
+    return rowwise(reckon, columns.tags, chances)
 
 
 def odd_tags(columns: Columns, chances: Floats, index: int) -> list[str]:

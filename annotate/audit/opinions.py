@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...schema import Run
 from ...schema.configs.audit import AuditConfig
-from .columns import Columns
+from .columns import Columns, rowwise
 from .consensus import predict_tags
 from .embedded import read_records
 from .label_errors import blend, surprise
@@ -42,10 +42,14 @@ def gather_opinions(run: Run, columns: Columns, texts: TextVectors, *, config: A
     reading = read_records(run, columns, asked) if len(asked) else None
     own_work = run.info.annotator.startswith("local@")
     opinions = [consensus] if reading is None or own_work else [consensus, reading.tags]
-    mixed, stated = blend(opinions, columns), columns.probs
-    halves = np.where(np.isnan(mixed), stated, (mixed + stated) / 2)
-    chances = np.where(np.isnan(stated), mixed, halves).astype(np.float32)
+    chances = rowwise(_half_each, blend(opinions, columns), columns.probs)
     return Opinions(chances, reading.intents if reading is not None else None)
+
+
+def _half_each(mixed: Floats, stated: Floats) -> Floats:
+    """The mean of both; where one is missing, the other."""
+    halves = np.where(np.isnan(mixed), stated, (mixed + stated) / 2)
+    return np.where(np.isnan(stated), mixed, halves).astype(np.float32)
 
 
 def choose_readings(

@@ -98,9 +98,11 @@ def _differences(columns: Columns, index: NDArray[np.int64]) -> Floats:
             np.log(np.maximum(m["scale"], 0.1)), np.log(area[target] / area[source]), rounds[target] - rounds[source],
         ],
         axis=1,
+        dtype=np.float32,
     )  # fmt: skip
-    scale = np.sqrt((stacked.astype(np.float64) ** 2).mean(axis=0)) + 1e-6
-    return np.clip(stacked / scale, -3, 3).astype(np.float32)
+    for column in stacked.T:  # one at a time and in place: no second copy of them all
+        column /= np.sqrt(np.square(column, dtype=np.float64).mean()) + 1e-6
+    return np.clip(stacked, -3, 3, out=stacked)
 
 
 def _roundness(side: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -117,4 +117,4 @@ def least_favourable(right: int, seen: int, *, level: float) -> float:
 
 def _permanent_numbers(columns: Columns) -> NDArray[np.uint64]:
     """[N], from the uid, which is a hash already; its middle half, as splits may be chosen by its head."""
-    return np.array([int(uid[8:24], 16) for uid in columns.uid.to_pylist()], np.uint64)
+    return np.fromiter((int(uid.as_py()[8:24], 16) for uid in columns.uid), np.uint64, len(columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Columns
+from .columns import Columns, rowwise
 from .sampling import Verified
 from .statistics import wilson
 
@@ -16,12 +16,15 @@ def teaching_value(columns: Columns, verified: Verified, *, level: float) -> NDA
     The sum over tags of the entropy of P(tag) in bits, each weighted by the width of the interval that what is verified
     leaves for the tag's precision: doubt about a tag nobody has looked at counts more than doubt about a well-known one.
     """
-    p = np.clip(columns.probs, np.float32(1e-6), np.float32(1 - 1e-6))
-    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     weights = np.array([_width(columns, verified, i, level=level) for i in range(columns.tags.shape[1])])
-    value = np.nansum(bits * weights, axis=1)
-    value[verified.seen] = 0
-    return np.where(np.isnan(columns.probs).all(axis=1), np.nan, value).astype(np.float32)
+
+    def reckon(probs: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        p = np.clip(probs, np.float32(1e-6), np.float32(1 - 1e-6))
+        bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        value = np.where(seen, 0, np.nansum(bits * weights, axis=1))
+        return np.where(np.isnan(probs).all(axis=1), np.nan, value).astype(np.float32)
+
+    return rowwise(reckon, columns.probs, verified.seen)
 
 
 def _width(columns: Columns, verified: Verified, tag_id: int, *, level: float) -> float:
