@@ -27,6 +27,8 @@ CHUNK_BYTES = 4 << 20
 """Aligned stretch of a tar that is fetched and cached as one."""
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each further attempt."""
+_PATIENCE = 30.0
+"""Seconds after which a failed attempt is the last one: some protocols wait and try again by themselves."""
 _FINAL_STATUS = {400, 401, 403, 405, 451}
 
 
@@ -148,6 +150,7 @@ class RemoteSource:
             ConfigError: it refuses, or the protocol is unknown here.
             StoppedError: it did not answer.
         """
+        begun = time.monotonic()
         for wait in (*_WAITS, None):
             try:
                 return self._cat(relative, start, stop)
@@ -158,12 +161,12 @@ class RemoteSource:
                 # keeps the reason as the cause, the others mean it.
                 hidden = isinstance(error, FileNotFoundError) and self.url.startswith(("http://", "https://"))
                 cause = (error.__cause__ or error) if hidden else error
-                status = cast("int | None", getattr(cause, "status", None))
+                status = _status_of(cause)
                 if status in (404, 410) or isinstance(cause, FileNotFoundError):
                     raise FileNotFoundError(relative) from error
                 if status in _FINAL_STATUS:
                     raise ConfigError(f"cannot read {self.url}/{relative}: the server answers {status}") from error
-                if wait is None:
+                if wait is None or time.monotonic() - begun > _PATIENCE:
                     raise StoppedError(
                         f"cannot read {self.url}/{relative}: {type(cause).__name__} {cause}. When the server answers "
                         "again, resume from the last checkpoint"
@@ -186,3 +189,11 @@ class RemoteSource:
                 raise ConfigError(f"{self.url}: {error}") from error
             self._system = (os.getpid(), system, root.rstrip("/"))
         return self._system[1], self._system[2]
+
+
+def _status_of(cause: BaseException) -> int | None:
+    """The HTTP status behind an error: aiohttp keeps it as `status`, gcsfs as `code`, and 403 only as a word."""
+    status = getattr(cause, "status", None) or getattr(cause, "code", None)
+    if status is None and str(cause).startswith("Forbidden: "):
+        return 403
+    return int(status) if isinstance(status, int) or (isinstance(status, str) and status.isdecimal()) else None
