@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support_vlm import GOOD_REPLY, MODEL, Act, FaultServer, Script, good, is_control, text_of
+from support_vlm import MODEL, Act, FaultServer, Script, good, is_control, text_of
 from tagmoe.annotate.runner import annotate
 from tagmoe.schema import Run, RunInfo
 from tagmoe.schema.configs.annotate import AnnotateConfig
@@ -69,10 +68,6 @@ def settings(corpus: Path, server: FaultServer, *, executor: str, **ray: object)
     )
 
 
-def slow(_body: dict, _number: int) -> Act:
-    return Act(content=GOOD_REPLY, hang_seconds=0.05)
-
-
 def served(script: Script) -> FaultServer:
     return FaultServer(script)
 
@@ -89,21 +84,27 @@ def test_a_killed_node_costs_nothing_but_time(cluster, corpus: Path, tmp_path: P
     doomed = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
-    server = served(slow)
-    killed: list[int] = []
+    third, dead = threading.Event(), threading.Event()
 
-    def kill_when_half_done() -> None:
-        while len(server.records) < RECORDS // 3:
-            time.sleep(0.02)
-        killed.append(len(server.records))
+    def script(body: dict, number: int) -> Act:
+        """Two thirds of the records are answered only once the node is dead."""
+        if number > RECORDS // 3 and not is_control(body):
+            third.set()
+            dead.wait(120)
+        return good(body, number)
+
+    server = served(script)
+
+    def kill() -> None:
+        third.wait(120)
         cluster.remove_node(doomed, allow_graceful=False)
+        dead.set()
 
-    killer = threading.Thread(target=kill_when_half_done, daemon=True)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     info = annotate(settings(corpus, server, executor="ray"), out=tmp_path / "ray", quiet=True)
     killer.join()
-    assert killed
-    assert killed[0] < RECORDS
+    assert dead.is_set()
     rows, run_hash = rows_and_hash(tmp_path / "ray", info)
     assert rows == list(range(RECORDS))
     assert [part.rejects for part in info.parts] == [1]
