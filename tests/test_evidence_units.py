@@ -10,9 +10,23 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 from tagmoe.annotate.evidence import change_mask, measure
-from tagmoe.annotate.evidence.grid import box, correlation, envelope, fit, halve, shrink
+from tagmoe.annotate.evidence.align import align
+from tagmoe.annotate.evidence.grid import (
+    box,
+    correlation,
+    edges,
+    fit,
+    framed,
+    halve,
+    inner,
+    over_neighbours,
+    shrink,
+    spread,
+    views,
+    wide_box,
+)
 from tagmoe.annotate.evidence.looks import margin
-from tagmoe.annotate.evidence.mask import difference, region_sizes
+from tagmoe.annotate.evidence.mask import changed, difference, region_sizes
 from tagmoe.schema.evidence import EVIDENCE_FIELDS, Evidence
 
 SHAPES = st.tuples(st.integers(2, 24), st.integers(2, 24))
@@ -42,21 +56,86 @@ def test_box_agrees_with_a_uniform_filter(image: np.ndarray) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(image=SHAPES.flatmap(lambda shape: arrays(np.uint8, (3, *shape))))
-def test_envelope_agrees_with_rank_filters(image: np.ndarray) -> None:
-    low, high = envelope(image)
+def test_extremes_of_neighbours_agree_with_rank_filters(image: np.ndarray) -> None:
+    low, high = (inner(over_neighbours(framed(image), extreme)) for extreme in (np.minimum, np.maximum))
     for plane in range(3):
         np.testing.assert_array_equal(low[plane], ndimage.minimum_filter(image[plane], 3, mode="nearest"))
         np.testing.assert_array_equal(high[plane], ndimage.maximum_filter(image[plane], 3, mode="nearest"))
 
 
 @settings(max_examples=40, deadline=None)
+@given(images=SHAPES.flatmap(lambda shape: arrays(np.float32, (2, *shape), elements=st.floats(0, 1, width=32))))
+def test_wide_box_is_three_boxes(images: np.ndarray) -> None:
+    expected = images.astype(np.float64)
+    for _ in range(3):
+        expected = np.stack([ndimage.uniform_filter(image, 3, mode="nearest") for image in expected])
+    np.testing.assert_allclose(wide_box(images), expected, atol=2e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(images=SHAPES.flatmap(lambda shape: arrays(np.float32, (2, *shape), elements=st.floats(0, 1, width=32))))
+def test_edges_agree_with_central_differences(images: np.ndarray) -> None:
+    expected = np.zeros_like(images)
+    down = images[:, 2:, 1:-1] - images[:, :-2, 1:-1]
+    right = images[:, 1:-1, 2:] - images[:, 1:-1, :-2]
+    expected[:, 1:-1, 1:-1] = np.hypot(down, right)
+    np.testing.assert_allclose(edges(images), expected, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=SHAPES.flatmap(lambda shape: arrays(np.uint8, shape)),
+    frame=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_change_agrees_with_means_in_float(levels: np.ndarray, frame: tuple[int, int]) -> None:
+    valid = np.zeros(levels.shape, dtype=bool)
+    valid[frame[0] :, frame[1] :] = True
+    noise = np.partition(levels[::2, ::2].ravel(), levels[::2, ::2].size // 2)[levels[::2, ::2].size // 2]
+    hit = ((levels > min(max(17.5, 2.5 * noise), 33.0)) & valid).astype(np.float64)
+    near = ndimage.uniform_filter(hit, 3, mode="nearest")
+    wide = (near > 0.5).astype(np.float64)
+    for _ in range(3):
+        wide = ndimage.uniform_filter(wide, 3, mode="nearest")
+    expected = ((near > 0.5) | ((wide > 0.42) & (near > 0.2))) & valid
+    np.testing.assert_array_equal(changed(levels, valid), expected)
+
+
+def test_planes_and_brightness_are_those_of_pillow() -> None:
+    rng = np.random.default_rng(2)
+    images = [Image.fromarray(rng.integers(0, 255, (10, 14, 3), dtype=np.uint8)) for _ in range(2)]
+    found = views(*images)
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(found.planes_2CHW[i], np.asarray(image).transpose(2, 0, 1))
+        np.testing.assert_allclose(found.luma_2HW[i] * 255, np.asarray(image.convert("L")), atol=1e-4)
+    np.testing.assert_array_equal(found.half_2HW, halve(found.luma_2HW))
+
+
+def test_spread_is_the_standard_deviation() -> None:
+    values = np.random.default_rng(1).random(500, dtype=np.float32)
+    assert spread(values) == pytest.approx(float(values.std()), rel=1e-5)
+
+
+def test_only_the_common_area_of_a_warped_pair_is_valid() -> None:
+    rng = np.random.default_rng(6)
+    small = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    wide = Image.fromarray(small).resize((160, 160), Image.Resampling.BICUBIC)
+    found = align(wide.crop((0, 0, 96, 96)), wide.crop((20, 0, 116, 96)))
+    assert found.warp.dx == pytest.approx(-20, abs=1.5)
+    columns = found.valid_HW.any(axis=0)
+    assert not columns[:18].any()
+    assert columns[23:].all()
+    assert found.gain > 0.13
+
+
+@settings(max_examples=40, deadline=None)
 @given(pair=SHAPES.flatmap(lambda shape: st.tuples(arrays(np.uint8, (3, *shape)), arrays(np.uint8, (3, *shape)))))
 def test_difference_is_symmetric_and_bounded_by_the_plain_one(pair: tuple[np.ndarray, np.ndarray]) -> None:
     source, target = pair
-    found = difference(source, target)
+    found = difference(np.stack(pair))
     plain = np.abs(source.astype(int) - target.astype(int)).max(axis=0)
     assert (found <= plain + 13).all()
-    assert not difference(source, source).any()
+    assert (difference(np.stack(pair[::-1])) <= plain + 13).all()
+    assert not difference(np.stack((source, source))).any()
 
 
 def test_halve_means_blocks() -> None:

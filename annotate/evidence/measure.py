@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...schema.evidence import Evidence
 from .align import Alignment, align
-from .grid import GRID, Bytes, Floats, Mask, View, as_image, box, correlation, edges, fit, halve, shrink, view, wide_box
+from .grid import GRID, Bytes, Floats, Mask, Views, as_image, box, correlation, edges, fit, shrink, wide_box
 from .looks import looks, margin, skin_mask
 from .mask import changed, difference, region_sizes
 
@@ -18,13 +18,12 @@ _LARGE = 2 * GRID
 """Long side of the target's thumbnail that warps are sampled from."""
 
 
-def compare(source: Image.Image, target: Image.Image) -> tuple[View, Alignment, Bytes, Mask]:
-    """Source thumbnail, aligned target, difference and change mask on the source's grid."""
-    small_source = view(shrink(source, fit(*source.size, long_side=GRID)))
+def compare(source: Image.Image, target: Image.Image) -> tuple[Alignment, Bytes, Mask]:
+    """Aligned thumbnails, difference and change mask on the source's grid."""
     larger = target.reduce(max(target.size) // _LARGE) if max(target.size) >= 2 * _LARGE else target
-    alignment = align(small_source, larger)
-    difference_HW = difference(small_source.planes_CHW, alignment.target.planes_CHW)
-    return small_source, alignment, difference_HW, changed(difference_HW, alignment.valid_HW)
+    alignment = align(shrink(source, fit(*source.size, long_side=GRID)), larger)
+    difference_HW = difference(alignment.views.planes_2CHW)
+    return alignment, difference_HW, changed(difference_HW, alignment.valid_HW)
 
 
 def change_mask(source: Image.Image | Bytes, target: Image.Image | Bytes) -> Mask:
@@ -41,7 +40,7 @@ def change_mask(source: Image.Image | Bytes, target: Image.Image | Bytes) -> Mas
         ValueError: a picture is not RGB.
     """
     before = as_image(source)
-    _, _, _, mask = compare(before, as_image(target))
+    _, _, mask = compare(before, as_image(target))
     return np.asarray(Image.fromarray(mask).resize(before.size, Image.Resampling.NEAREST), dtype=np.bool_)
 
 
@@ -56,10 +55,12 @@ def measure(source: Image.Image | Bytes, target: Image.Image | Bytes) -> Evidenc
         ValueError: a picture is not RGB.
     """
     before, after = as_image(source), as_image(target)
-    small, alignment, difference_HW, mask = compare(before, after)
-    valid = alignment.valid_HW
+    alignment, difference_HW, mask = compare(before, after)
+    views, valid = alignment.views, alignment.valid_HW
     height, width = mask.shape
-    area = max(int(valid.sum()), 1)
+    area = max(int(np.count_nonzero(valid)), 1)
+    # A thumbnail's sum of differences stays exact in float32.
+    differences_N = difference_HW.reshape(-1).astype(np.float32)
     numbers = {
         "aspect_change": math.log((after.width / after.height) / (before.width / before.height)),
         "shift_x": alignment.warp.dx / width,
@@ -67,87 +68,89 @@ def measure(source: Image.Image | Bytes, target: Image.Image | Bytes) -> Evidenc
         "scale": alignment.warp.scale,
         "alignment_gain": alignment.gain,
         "overlap": area / valid.size,
-        "residual": float((difference_HW * valid).sum(dtype=np.int64)) / area / 255,
-        "margin_filled": float((margin(small.planes_CHW) & (difference_HW > 10)).mean()),
+        "residual": float(differences_N @ valid.reshape(-1).astype(np.float32)) / area / 255,
+        "margin_filled": _share(margin(views.planes_2CHW[0]) & (difference_HW > 10)),
     }
-    numbers |= _extent(mask, difference_HW, area)
-    numbers |= _structure(small.luma_HW, alignment.target.luma_HW, mask, valid)
-    numbers |= looks(small, alignment.target, valid)
-    skin = skin_mask(small.planes_CHW)
-    kept = skin & skin_mask(alignment.target.planes_CHW) & valid & ~mask
-    numbers |= {"skin_kept": float(kept.mean()), "skin_source": float(skin.mean())}
+    numbers |= _extent(mask, differences_N, area)
+    numbers |= _structure(views, mask, valid)
+    numbers |= looks(views, valid)
+    skin_source, skin_target = skin_mask(views.planes_2CHW)
+    numbers |= {"skin_kept": _share(skin_source & skin_target & valid & ~mask), "skin_source": _share(skin_source)}
     return Evidence(**{name: float(value) for name, value in numbers.items()})
 
 
-def _extent(mask: Mask, difference_HW: Bytes, area: int) -> dict[str, float]:
+def _share(mask: Mask) -> float:
+    return int(np.count_nonzero(mask)) / mask.size
+
+
+def _extent(mask: Mask, differences_N: Floats, area: int) -> dict[str, float]:
     """How much changed, where, and in how many pieces."""
     height, width = mask.shape
-    count = int(mask.sum())
+    count = int(np.count_nonzero(mask))
     sizes = [size / area for size in region_sizes(mask)]
     big = [size for size in sizes if size >= _SMALLEST_REGION]
     frame_y, frame_x = max(1, height // 8), max(1, width // 8)
     inner = mask[frame_y:-frame_y, frame_x:-frame_x]
     ring = max(mask.size - inner.size, 1)
-    rows, columns = mask.sum(axis=1), mask.sum(axis=0)
-    y, spread_y = _moments(rows, count)
-    x, spread_x = _moments(columns, count)
+    mask_HW = mask.astype(np.float32)
+    y, spread_y = _moments(np.add.reduce(mask_HW, axis=1), count)
+    x, spread_x = _moments(np.add.reduce(mask_HW, axis=0), count)
     return {
         "changed_fraction": count / area,
-        "changed_strength": float((difference_HW * mask).sum(dtype=np.int64)) / count / 255 if count else 0.0,
+        "changed_strength": float(differences_N @ mask_HW.reshape(-1)) / count / 255 if count else 0.0,
         "regions": float(len(big)),
         "largest_region": big[0] if big else 0.0,
         "second_region": big[1] if len(big) > 1 else 0.0,
-        "border_changed": (count - int(inner.sum())) / ring,
-        "center_changed": float(mask[height // 4 : -(height // 4), width // 4 : -(width // 4)].mean()),
+        "border_changed": (count - int(np.count_nonzero(inner))) / ring,
+        "center_changed": _share(mask[height // 4 : -(height // 4), width // 4 : -(width // 4)]),
         "change_x": (x + 0.5) / width if count else 0.5,
         "change_y": (y + 0.5) / height if count else 0.5,
         "change_spread": math.hypot(spread_x, spread_y) / math.hypot(height, width),
     }
 
 
-def _moments(counts: np.ndarray, total: int) -> tuple[float, float]:
+def _moments(counts: Floats, total: int) -> tuple[float, float]:
     """Mean and standard deviation of positions that occur `counts` times."""
     if not total:
         return 0.0, 0.0
-    positions = np.arange(len(counts))
+    positions = np.arange(len(counts), dtype=np.float64)
     mean = float(counts @ positions) / total
     return mean, max(0.0, float(counts @ (positions * positions)) / total - mean * mean) ** 0.5
 
 
-def _structure(source_luma: Floats, target_luma: Floats, mask: Mask, valid: Mask) -> dict[str, float]:
+def _structure(views: Views, mask: Mask, valid: Mask) -> dict[str, float]:
     """Whether edges stay: overall, inside the change, and up to a smooth change of light."""
-    luma_2HW = np.stack((source_luma, target_luma))
-    edges_2HW = edges(luma_2HW)
-    soft_2HW = box(edges_2HW)
+    edges_2HW = edges(views.luma_2HW)
+    soft_2N = box(edges_2HW).reshape(2, -1)
+    mask_N = mask.reshape(-1)
     whole = bool(valid.all())
-    inside_source, inside_target = soft_2HW if whole else soft_2HW[:, valid]
-    energy_s, energy_t = (edges_2HW.reshape(2, -1) @ mask.ravel().astype(np.float32)).tolist()
-    any_change = bool(mask.any())
-    changed_source, changed_target = soft_2HW[:, mask]
-    halves = halve(luma_2HW)
-    same, explained, total = _local_fit(halves[0], halves[1])
+    inside_source, inside_target = soft_2N if whole else soft_2N.compress(valid.reshape(-1), axis=1)
+    energy_s, energy_t = (edges_2HW.reshape(2, -1) @ mask_N.astype(np.float32)).tolist()
+    any_change = bool(mask_N.any())
+    changed_source, changed_target = soft_2N.compress(mask_N, axis=1)
+    same, explained, total = _local_fit(views.half_2HW)
     height, width = same.shape
     half_mask = mask[: 2 * height : 2, : 2 * width : 2]
     if not whole:
         half_valid = valid[: 2 * height : 2, : 2 * width : 2]
         explained, total, edges_2HW = explained * half_valid, total * half_valid, edges_2HW * valid
-    half_changed = int(half_mask.sum())
+    half_changed = int(np.count_nonzero(half_mask))
     return {
         "edge_similarity": correlation(inside_source, inside_target),
         "edge_similarity_changed": correlation(changed_source, changed_target) if any_change else 1.0,
-        "color_only": int((same & half_mask).sum()) / half_changed if half_changed else 0.0,
+        "color_only": int(np.count_nonzero(same & half_mask)) / half_changed if half_changed else 0.0,
         "edge_energy_change": (energy_t - energy_s) / (energy_t + energy_s + 1e-3),
-        "tone_fit": float(explained.sum()) / (float(total.sum()) + 1e-3),
+        "tone_fit": float(np.add.reduce(explained, axis=None)) / (float(np.add.reduce(total, axis=None)) + 1e-3),
         "centroid_shift": _centroid_shift(edges_2HW),
     }
 
 
-def _local_fit(source_luma: Floats, target_luma: Floats) -> tuple[Mask, Floats, Floats]:
+def _local_fit(luma_2HW: Floats) -> tuple[Mask, Floats, Floats]:
     """Where a local linear map of the source gives the target; the variance it explains, and the whole variance."""
-    products = np.empty((5, *source_luma.shape), dtype=np.float32)
-    products[0], products[1] = source_luma, target_luma
-    np.multiply(products[:2], products[:2], out=products[2:4])
-    np.multiply(source_luma, target_luma, out=products[4])
+    products = np.empty((5, *luma_2HW.shape[1:]), dtype=np.float32)
+    products[:2] = luma_2HW
+    np.multiply(luma_2HW, luma_2HW, out=products[2:4])
+    np.multiply(luma_2HW[0], luma_2HW[1], out=products[4])
     means = wide_box(products)
     var_s, var_t = np.maximum(means[2:4] - means[:2] * means[:2], 0)
     square = means[4] - means[0] * means[1]
@@ -160,7 +163,7 @@ def _local_fit(source_luma: Floats, target_luma: Floats) -> tuple[Mask, Floats, 
 def _centroid_shift(edges_2HW: Floats) -> float:
     """Distance between the centres of edge energy, as a share of the diagonal."""
     _, height, width = edges_2HW.shape
-    rows_2H, columns_2W = edges_2HW.sum(axis=2), edges_2HW.sum(axis=1)
+    rows_2H, columns_2W = np.add.reduce(edges_2HW, axis=2), np.add.reduce(edges_2HW, axis=1)
     totals = rows_2H.sum(axis=1).tolist()
     if min(totals) < 1e-3:
         return 0.0
