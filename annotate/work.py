@@ -10,7 +10,7 @@ from ..shards.corpus import Corpus, open_corpus
 from .base import Annotator, Failure, Labels, Prepared
 from .factory import make_annotator
 from .outcome import to_outcome
-from .prepare import prepare
+from .prepare import prepare_all
 
 Worked = Annotation | Reject | Prepared
 """What a worker returns for a record; Prepared where the annotator runs in the main process."""
@@ -29,7 +29,7 @@ class Worker:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Worked]:
         """Results in the order of `pairs`."""
-        prepared = [prepare(pair, self._corpus, max_pixels=self._max_pixels) for pair in pairs]
+        prepared = prepare_all(pairs, self._corpus, max_pixels=self._max_pixels)
         if self._annotator is None:
             return list(prepared)
         ready = [item for item in prepared if isinstance(item, Prepared)]

@@ -17,7 +17,7 @@ from _machine import spread
 from PIL import Image
 from tagmoe.annotate.base import Prepared
 from tagmoe.annotate.local import LocalAnnotator
-from tagmoe.annotate.prepare import prepare
+from tagmoe.annotate.prepare import prepare_all
 from tagmoe.schema import Pair
 from tagmoe.schema.corpus import CorpusSpec
 from tagmoe.shards.corpus import open_corpus
@@ -84,7 +84,7 @@ def against_decoding(corpus: Path) -> dict[str, object]:
                 np.asarray(image.convert("RGB"))
         seconds["decode"].append((time.perf_counter() - started) / len(pairs) * 1e3)
         started = time.perf_counter()
-        ready = [prepare(pair, opened, max_pixels=None) for pair in pairs]
+        ready = prepare_all(pairs, opened, max_pixels=None)
         annotator.annotate([item for item in ready if isinstance(item, Prepared)])
         seconds["annotate"].append((time.perf_counter() - started) / len(pairs) * 1e3)
         started = time.perf_counter()

@@ -42,8 +42,9 @@ def phash(image: Image.Image) -> int:
     values_YX = np.asarray(grey, dtype=np.float64)
     spectrum_KK = _BASIS_KX @ values_YX @ _BASIS_KX.T
     # Rounding keeps the floating-point noise of flat pictures from choosing bits.
-    low = np.round(spectrum_KK[_ROWS, _COLUMNS], 6)
-    bits = low > np.median(low)
+    low = spectrum_KK[_ROWS, _COLUMNS].round(6)
+    ordered = np.sort(low)
+    bits = low > (ordered[_BITS // 2 - 1] + ordered[_BITS // 2]) / 2
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
