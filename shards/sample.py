@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from PIL import Image
-from pydantic import JsonValue
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 from pydantic_core import from_json
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from ..schema import Limits
 from ..schema.shards import MAX_JSON_BYTES
 from .buckets import Bucket, parse_bucket
-from .corpus.header import Format, sniff, stated_size
+from .corpus.header import Format, plain_jpeg_size, sniff, stated_size
 from .layout import EXTENSIONS, PICTURE_EXTENSIONS
+from .spans import plain_members
 from .tars import BadSpan, split_span
 
 
@@ -51,34 +53,46 @@ def parse_sample(data: bytes, *, tag_ids: tuple[int, ...] | None = None, look: b
     Raises:
         BadSpan: members that are not of the format, or a KEY.json that is not.
     """
-    members = split_span(data)
-    if not members or members[0].suffix != "json":
+    members = plain_members(data) or [(m.suffix, m.offset, m.size) for m in split_span(data)]
+    if not members or members[0][0] != "json":
         raise BadSpan("the first member is not KEY.json")
-    head = members[0]
-    if head.size > MAX_JSON_BYTES:
-        raise BadSpan(f"KEY.json has {head.size} bytes (at most {MAX_JSON_BYTES})")
+    _, start, size = members[0]
+    if size > MAX_JSON_BYTES:
+        raise BadSpan(f"KEY.json has {size} bytes (at most {MAX_JSON_BYTES})")
+    text = data[start : start + size]
     images: dict[str, bytes] = {}
-    for member in members[1:]:
-        role, _, extension = member.suffix.partition(".")
+    for suffix, start, size in members[1:]:
+        role, _, extension = suffix.partition(".")
         if extension not in PICTURE_EXTENSIONS or role in images:
-            raise BadSpan(f"{member.suffix} is no picture of this format, or repeats a role")
-        images[role] = data[member.offset : member.offset + member.size]
+            raise BadSpan(f"{suffix} is no picture of this format, or repeats a role")
+        images[role] = data[start : start + size]
         if look:
-            _look(images[role], suffix=member.suffix)
+            _look(images[role], suffix=suffix)
     try:
-        record = cast("dict[str, JsonValue]", from_json(data[head.offset : head.offset + head.size]))
-        return _sample(record, images=images, tag_ids=tag_ids)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadSpan(f"KEY.json is not of the format ({type(error).__name__}: {error})") from error
+        return _sample(_TOLD.validate_json(text), key=data[:32].decode("ascii"), images=images, tag_ids=tag_ids)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadSpan(f"KEY.json is not of the format ({where}{': ' * bool(where)}{first['msg']})") from error
+    except ValueError as error:
+        raise BadSpan(f"KEY.json is not of the format ({error})") from error
 
 
 def _look(data: bytes, *, suffix: str) -> None:
+    if suffix.endswith(".jpg") and (stated := plain_jpeg_size(data)) is not None:
+        if stated[0] * stated[1] > _LIMITS.max_image_pixels:
+            raise _too_large(suffix, *stated)
+        return
     kind = sniff(data)
     if kind is None or EXTENSIONS[kind] != suffix.partition(".")[2]:
         raise BadSpan(f"{suffix} holds {kind or 'no picture'}")
     width, height = stated_size(data, kind) or _opened_size(data, kind, suffix=suffix)
     if width * height > _LIMITS.max_image_pixels:
-        raise BadSpan(f"{suffix} has {width} x {height} pixels (at most {_LIMITS.max_image_pixels} in all)")
+        raise _too_large(suffix, width, height)
+
+
+def _too_large(suffix: str, width: int, height: int) -> BadSpan:
+    return BadSpan(f"{suffix} has {width} x {height} pixels (at most {_LIMITS.max_image_pixels} in all)")
 
 
 _LIMITS = Limits()
@@ -110,28 +124,45 @@ def _once(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     return found
 
 
-def _sample(record: dict[str, JsonValue], *, images: dict[str, bytes], tag_ids: tuple[int, ...] | None) -> Sample:
-    warnings = _text(record, "warnings")
+@with_config(ConfigDict(strict=True, extra="ignore"))
+class _Told(TypedDict):
+    """What a sample takes from KEY.json; other fields are skipped."""
+
+    uid: str
+    id: str
+    corpus: str
+    task: str
+    instruction: str
+    tag_ids: list[int]
+    signature: str
+    bucket: str
+    split: str
+    scope: str
+    confidence: float
+    warnings: str
+    extra: str
+
+
+_TOLD = TypeAdapter(_Told)
+
+
+def _sample(told: _Told, *, key: str, images: dict[str, bytes], tag_ids: tuple[int, ...] | None) -> Sample:
+    if told["uid"] != key:
+        raise ValueError(f"uid is {told['uid'][:40]!r} in the member of {key}")
+    warnings, extra = told["warnings"], told["extra"]
     return Sample(
-        uid=_text(record, "uid"),
-        id=_text(record, "id"),
-        corpus=_text(record, "corpus"),
-        task=_text(record, "task"),
-        instruction=_text(record, "instruction"),
-        tag_ids=tuple(cast("list[int]", record["tag_ids"])) if tag_ids is None else tag_ids,
-        signature=_text(record, "signature"),
-        bucket=parse_bucket(_text(record, "bucket")),
-        images=images,
-        split=_text(record, "split"),
-        scope=_text(record, "scope"),
-        confidence=float(cast("float", record["confidence"])),
-        warnings=tuple(warnings.split(",")) if warnings else (),
-        extra={} if record["extra"] == "{}" else cast("dict[str, JsonValue]", from_json(_text(record, "extra"))),
+        told["uid"],
+        told["id"],
+        told["corpus"],
+        told["task"],
+        told["instruction"],
+        tuple(told["tag_ids"]) if tag_ids is None else tag_ids,
+        told["signature"],
+        parse_bucket(told["bucket"]),
+        images,
+        told["split"],
+        told["scope"],
+        told["confidence"],
+        tuple(warnings.split(",")) if warnings else (),
+        {} if extra == "{}" else cast("dict[str, JsonValue]", from_json(extra)),
     )
-
-
-def _text(record: dict[str, JsonValue], name: str) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {type(value).__name__}, expected a string")
-    return value

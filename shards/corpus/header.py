@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 Format = Literal["jpeg", "png", "webp", "bmp", "tiff", "gif"]
@@ -80,6 +81,22 @@ def stated_size(data: bytes, kind: Format) -> tuple[int, int] | None:
         case _:
             return None
 
+
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG whose segments are those that libjpeg writes unless told otherwise; None for others.
+
+    The pattern has one way to match, segment by segment up to the scan, so the answer is that of `stated_size`.
+    """
+    found = _PLAIN_JPEG.match(data)
+    size = (int.from_bytes(found[2]), int.from_bytes(found[1])) if found is not None else (0, 0)
+    return size if all(size) else None
+
+
+_PLAIN_JPEG = re.compile(
+    rb"(?s)\xff\xd8\xff\xe0\x00\x10.{14}\xff\xdb\x00\x43.{65}\xff\xdb\x00\x43.{65}\xff\xc0\x00\x11.(..)(..).{10}"
+    rb"\xff\xc4\x00\x1f.{29}\xff\xc4\x00\xb5.{179}\xff\xc4\x00\x1f.{29}\xff\xc4\x00\xb5.{179}\xff\xda.{9}"
+)
+"""JFIF, two tables of quantisation, a baseline frame of three components, four tables of Huffman codes, the scan."""
 
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """JPEG markers that begin a frame header. Source: ITU-T T.81, table B.1."""
