@@ -26,10 +26,10 @@ from .layout import INDEX_MAP, MANIFEST, index_name
 from .lock import locked
 from .manifest import known_names, load_snapshot, save_snapshot
 from .near import I64
-from .pack import Dropped, pack
+from .pack import Dropped, key_json, pack
 from .plan import ShardPlan, joining_rejects, load_existing, plan_hash, plan_shards
 from .pool import Job, write_all
-from .rows import read_rows
+from .rows import RunRows
 from .scan import Scan, scan_run
 from .writer import read_note
 
@@ -153,9 +153,8 @@ class _Build:
         return replace(job, plan=identity), shards
 
     def _name(self, number: int) -> tuple[int, str]:
-        at = slice(number, number + 1)
-        row = next(read_rows(self.parts, part=self.scan.part[at], offset=self.scan.offset[at]))
-        return row["row"], row["id"]
+        row = RunRows(self.parts).one(part=int(self.scan.part[number]), offset=int(self.scan.offset[number]))
+        return row.row, row.id
 
     def _finish(self, job: Job, shards: Sequence[ShardPlan], *, written: int, reused: int) -> BuildResult:
         notes = [read_note(self.out, shard.name, plan=job.plan) for shard in shards]
@@ -313,18 +312,12 @@ def _mean_bytes(scan: Scan, job: Job, *, numbers: I64, signature: str) -> float:
     """Mean stored size of evenly spaced records; the mean is the same wherever and how often it is asked."""
     chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(_PROBES, len(numbers))).astype(np.int64))]
     sizes: list[int] = []
-    for row in read_rows(job.parts, part=scan.part[chosen], offset=scan.offset[chosen]):
-        try:
-            _, files = pack(
-                row,
-                read=job.corpus.read_image,
-                config=job.config,
-                split="train",
-                group=row["uid"],
-                signature=signature,
-                limits=job.corpus.spec.limits,
-            )
-        except Dropped:
-            continue
-        sizes.append(sum(len(data) + 1024 for data in files.values()))
+    for _, rows in RunRows(job.parts).read(part=scan.part[chosen], offset=scan.offset[chosen]):
+        for row in rows:
+            try:
+                files, size = pack(row, read=job.corpus.read_image, config=job.config, limits=job.corpus.spec.limits)
+                text = key_json(row, split="train", group=row.uid, signature=signature, bucket="1024x1024", size=size)
+            except Dropped:
+                continue
+            sizes.append(sum(len(data) + 1024 for data in (text, *files.values())))
     return sum(sizes) / len(sizes) if sizes else float(1 << 20)

@@ -115,10 +115,10 @@ def index_row(record: ShardRecord, *, span: Span, phashes: list[int]) -> IndexRo
     }
 
 
-def write_index(path: Path, rows: Sequence[IndexRow], *, tar_sha256: str) -> None:
+def write_index(path: Path, rows: Sequence[IndexRow] | pa.Table, *, tar_sha256: str) -> None:
     """Write the index of one shard atomically; the same rows and pyarrow version give the same bytes."""
-    schema = INDEX.with_metadata({_VERSION_KEY: SHARD_FORMAT.encode(), _TAR_KEY: tar_sha256.encode()})
-    table = pa.Table.from_pylist(cast("list[dict[str, object]]", rows), schema=schema)
+    table = pa.Table.from_pylist(list(rows), schema=INDEX) if isinstance(rows, Sequence) else rows
+    table = table.replace_schema_metadata({_VERSION_KEY: SHARD_FORMAT.encode(), _TAR_KEY: tar_sha256.encode()})
     with atomic_file(path) as stream:
         pq.write_table(table, stream, compression="zstd", compression_level=3, row_group_size=4096, version="2.6")
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from ..schema.configs.shards import BuildConfig
 from .console import Meter
 from .corpus import Corpus
 from .plan import ShardPlan
+from .rows import RunRows
 from .writer import Filled, Written
 
 _WORTH_A_PROCESS = 2048
@@ -35,10 +37,10 @@ class Job:
     run_hash: str
     plan: str
 
-    def fill(self, shard: ShardPlan) -> Filled:
+    def fill(self, shard: ShardPlan, *, rows: RunRows) -> Filled:
         """Write the tar of one shard, not yet durable."""
         filled = Filled(shard, root=self.root, run_hash=self.run_hash, plan=self.plan)
-        filled.fill(parts=self.parts, read=self.corpus.read_image, config=self.config, limits=self.corpus.spec.limits)
+        filled.fill(rows=rows, corpus=self.corpus, config=self.config)
         return filled
 
 
@@ -62,9 +64,10 @@ def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, met
 def _write_here(job: Job, shards: Iterable[ShardPlan], *, meter: Meter) -> None:
     """One shard after another; a thread waits for the disk to hold one while the next is written."""
     with ThreadPoolExecutor(1, thread_name_prefix="tagmoe-finish") as behind:
+        rows = RunRows(job.parts)
         finishing: Future[Written] | None = None
         for shard in shards:
-            filled = job.fill(shard)
+            filled = job.fill(shard, rows=rows)
             try:
                 if finishing is not None:
                     finishing.result()
@@ -99,9 +102,13 @@ def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, mete
 
 def _taken_back(futures: dict[Future[None], ShardPlan]) -> Iterator[ShardPlan]:
     """Shards that no worker has begun, from the last on; they leave `futures`. A worker's failure is raised at once."""
+    ended: deque[Future[None]] = deque()
+    for future in futures:
+        future.add_done_callback(ended.append)
     for future in reversed(list(futures)):
-        for other in futures:
-            if other.done():
+        while ended:
+            other = ended.popleft()
+            if not other.cancelled():
                 other.result()
         if future.cancel():
             yield futures.pop(future)
@@ -111,6 +118,7 @@ class _Worker:
     """State of one worker process."""
 
     job: Job | None = None
+    rows: RunRows | None = None
 
 
 def _start(job: Job) -> None:
@@ -120,7 +128,7 @@ def _start(job: Job) -> None:
         if wait([parent.sentinel], 0):
             os._exit(1)  # killed while this process was starting: work may already wait in the queue
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _Worker.job = job
+    _Worker.job, _Worker.rows = job, RunRows(job.parts)
 
 
 def _end_with(sentinel: int) -> None:
@@ -131,4 +139,5 @@ def _end_with(sentinel: int) -> None:
 
 def _write(shard: ShardPlan) -> None:
     assert _Worker.job is not None
-    _Worker.job.fill(shard).finish()
+    assert _Worker.rows is not None
+    _Worker.job.fill(shard, rows=_Worker.rows).finish()

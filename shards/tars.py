@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import BinaryIO
+from functools import lru_cache
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from .crc import checksum
 from .layout import parse_member
@@ -25,8 +25,7 @@ class BadSpan(Exception):
     """A sample's bytes are not what its index or the format promises; the text says what."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member inside a span."""
 
     suffix: str
@@ -36,8 +35,7 @@ class Member:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where one sample lies in its tar."""
 
     key: str
@@ -51,43 +49,62 @@ class Span:
 
 
 def header(name: str, *, size: int) -> bytes:
-    """The ustar header of a plain read-only file with owner, group and time zero.
+    """The ustar header of a plain read-only file KEY.SUFFIX with owner, group and time zero.
 
-    Byte for byte what webdataset's TarWriter writes with mtime 0 and no owner (a test holds this), at a tenth of its
-    cost: all fields but name, size and checksum are fixed.
+    Byte for byte what webdataset's TarWriter writes with mtime 0 and no owner (a test holds this), at a fraction of
+    its cost: all fields but name, size and checksum are fixed.
     """
-    text, digits = name.encode("ascii"), b"%011o" % size
-    checksum = _FIXED_SUM + sum(text) + sum(digits)
-    return b"%b%b%b%b%06o\0 %b" % (text.ljust(100, b"\0"), _MODE, digits, _TIME, checksum, _TAIL)
+    key, _, suffix = name.partition(".")
+    return _header(key.encode("ascii"), suffix, size)
+
+
+def _header(key: bytes, suffix: str, size: int) -> bytes:
+    rest, checksum = _after_key(suffix, len(key))
+    digits = b"%011o" % size
+    return b"%b%b%b%b%06o\0 %b" % (key, rest, digits, _TIME, checksum + sum(key) + sum(digits), _TAIL)
+
+
+@lru_cache(maxsize=256)
+def _after_key(suffix: str, length: int) -> tuple[bytes, int]:
+    """What stands between key and size in a header, and the sum of all bytes that are the same for every member."""
+    rest = f".{suffix}".encode("ascii").ljust(100 - length, b"\0") + _MODE
+    return rest, sum(rest) + sum(_TIME) + 8 * 32 + sum(_TAIL)
 
 
 _MODE = b"0000444\0" + b"0000000\0" * 2
 _TIME = b"\0" + b"0" * 11 + b"\0"
 _TAIL = b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(BLOCK - 257, b"\0")
-_FIXED_SUM = sum(_MODE) + sum(_TIME) + 8 * 32 + sum(_TAIL)
 _RECORD = 20 * BLOCK
 """Tars end in two zero blocks and are filled up to whole records of 20 blocks."""
 
 
 _BLOCK_BYTES = 1 << 20
 """Hashed and written at once by the writing thread: every step of it waits for the interpreter, so few are better."""
+_ROOM = 3 << 20
+"""Bytes behind a block that is not full yet, for the sample that fills it."""
 _WAITING = 4
 """Blocks that may wait to be hashed and written."""
+_ZEROS = bytes(2 * BLOCK + _RECORD)
+
+Body = TypeVar("Body")
 
 
 class ShardTar:
     """Writes samples to `stream` with fixed owner, mode and time, so that the same samples give the same bytes.
 
-    A thread hashes and writes what `add` collects, beside the caller's reading. Leaving the context waits for it;
-    faults of writing are raised by the next `add` or by `close`.
+    Samples are laid out in blocks; a thread hashes and writes a block while the caller fills the next. Leaving the
+    context waits for it; faults of writing are raised by the next sample or by `close`.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
-        self._size = 0
-        self._pieces: list[bytes] = []
-        self._held = 0
+        self._before = 0
+        """Bytes of the tar before the block."""
+        self._at = 0
+        """Bytes of the block that are in use."""
+        self._view = memoryview(bytearray(_BLOCK_BYTES + _ROOM))
+        self._spare: deque[memoryview] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tagmoe-tar")
         self._writing: deque[Future[None]] = deque()
 
@@ -101,47 +118,82 @@ class ShardTar:
 
     def add(self, key: str, *, files: Mapping[str, bytes]) -> Span:
         """Append one sample; `files` maps suffixes to bodies, stored in the order of their names."""
+        size = sum(BLOCK + len(body) + -len(body) % BLOCK for body in files.values())
+        if size > len(self._view) - self._at:
+            self._hand_over(_WAITING, room=size)
+        span = self.add_in_place(key, bodies=sorted(files.items()), put=copy)
+        assert span is not None
+        return span
+
+    def add_in_place(
+        self, key: str, *, bodies: Sequence[tuple[str, Body]], put: Callable[[Body, memoryview], int]
+    ) -> Span | None:
+        """Append one sample whose bodies are put where they belong in the tar.
+
+        Args:
+            key: of the sample.
+            bodies: suffix and body of each member, sorted by suffix.
+            put: puts a body at the start of the memory it is given and returns its size, or -1 if it cannot.
+
+        Returns:
+            None, and nothing is appended, if a body cannot be put or does not fit.
+        """
+        view, name = self._view, key.encode("ascii")
+        start = at = self._at
         members: list[Member] = []
         crcs: list[int] = []
-        offset, size, crc = self._size, 0, 0
-        for suffix in sorted(files):
-            body = files[suffix]
-            padding = -len(body) % BLOCK
-            pieces = (header(f"{key}.{suffix}", size=len(body)), body, bytes(padding))
-            for piece in pieces:
-                crc = checksum(piece, crc)
-            self._pieces += pieces
-            members.append(Member(suffix, size + BLOCK, len(body)))
-            crcs.append(checksum(body))
-            size += BLOCK + len(body) + padding
-        self._advance(size)
-        return Span(key, offset, size, crc, tuple(members), tuple(crcs))
+        for suffix, body in bodies:
+            first = at + BLOCK
+            size = put(body, view[first:])
+            end = first + size + -size % BLOCK
+            if size < 0 or end > len(view):
+                return None
+            view[at:first] = _header(name, suffix, size)
+            view[first + size : end] = _ZEROS[: end - first - size]
+            members.append(Member(suffix, first - start, size))
+            crcs.append(checksum(view[first : first + size]))
+            at = end
+        crc = checksum(view[start:at])
+        self._at = at
+        offset = self._before + start
+        if at >= _BLOCK_BYTES:
+            self._hand_over(_WAITING)
+        return Span(key, offset, at - start, crc, tuple(members), tuple(crcs))
 
     def close(self) -> tuple[int, str]:
         """Write the end of the archive; returns size in bytes and hex sha256 of the whole file."""
-        end = bytes(2 * BLOCK + -(self._size + 2 * BLOCK) % _RECORD)
-        self._pieces.append(end)
-        self._advance(len(end))
+        end = 2 * BLOCK + -(self._before + self._at + 2 * BLOCK) % _RECORD
+        self._view[self._at : self._at + end] = _ZEROS[:end]
+        self._at += end
         self._hand_over(0)
-        return self._size, self._sha256.hexdigest()
+        return self._before, self._sha256.hexdigest()
 
-    def _advance(self, size: int) -> None:
-        self._size += size
-        self._held += size
-        if self._held >= _BLOCK_BYTES:
-            self._hand_over(_WAITING)
-
-    def _hand_over(self, waiting: int) -> None:
-        """Give what is held to the thread, and wait until at most `waiting` blocks are under way."""
-        self._writing.append(self._thread.submit(self._write, self._pieces))
-        self._pieces, self._held = [], 0
+    def _hand_over(self, waiting: int, *, room: int = 0) -> None:
+        """Give the block to the thread, wait until at most `waiting` are under way, and begin one with `room` bytes."""
+        self._writing.append(self._thread.submit(self._write, self._view, self._at))
         while len(self._writing) > waiting:
             self._writing.popleft().result()
+        self._before += self._at
+        self._at = 0
+        room = max(room, _BLOCK_BYTES) + _ROOM
+        spare = self._spare.pop() if self._spare and room <= _BLOCK_BYTES + _ROOM else None
+        self._view = spare or memoryview(bytearray(room))
 
-    def _write(self, pieces: Sequence[bytes]) -> None:
-        data = b"".join(pieces)
+    def _write(self, view: memoryview, size: int) -> None:
+        data = view[:size]
         self._sha256.update(data)
         self._stream.write(data)
+        if len(view) == _BLOCK_BYTES + _ROOM:
+            self._spare.append(view)
+
+
+def copy(body: bytes, room: memoryview) -> int:
+    """Put `body` at the start of `room`; its size, or -1 if it does not fit."""
+    size = len(body)
+    if size > len(room):
+        return -1
+    room[:size] = body
+    return size
 
 
 def split_span(data: bytes | memoryview, *, key: str | None = None) -> tuple[Member, ...]:

@@ -13,13 +13,15 @@ from pydantic import JsonValue, ValidationError
 from ..schema import Frozen, Reject
 from ..schema.configs.shards import BuildConfig
 from ..schema.files import atomic_file, sha256_file, write_text
-from ..schema.limits import Limits
 from ..schema.shards import ShardInfo
-from .index import IndexRow, index_row, write_index
+from .corpus import Corpus
+from .index import write_index
+from .indexing import Indexed
 from .layout import index_name, tar_path
-from .pack import Dropped, ReadImage, pack
+from .pack import Dropped
 from .plan import ShardPlan
-from .rows import read_rows
+from .rows import RunRow, RunRows
+from .samples import Samples
 from .tars import ShardTar
 
 
@@ -58,62 +60,61 @@ class Filled:
     def __init__(self, shard: ShardPlan, *, root: Path, run_hash: str, plan: str) -> None:
         self._shard, self._root, self._run_hash, self._plan = shard, root, run_hash, plan
         self._open = ExitStack()
-        self._rows: list[IndexRow] = []
+        self._index = Indexed()
         self._rejects: list[Reject] = []
         self._tags: Counter[str] = Counter()
         self._licences: Counter[str] = Counter()
         self._size, self._sha256 = 0, ""
 
-    def fill(self, *, parts: list[Path], read: ReadImage, config: BuildConfig, limits: Limits) -> None:
+    def fill(self, *, rows: RunRows, corpus: Corpus, config: BuildConfig) -> None:
         """Write the tar; records that cannot be stored become rejects."""
         shard = self._shard
+        groups = iter(shard.group.tolist())
         stream = self._open.enter_context(atomic_file(tar_path(self._root, shard.name)))
         try:
             with ShardTar(stream) as tar:
-                found = read_rows(parts, part=shard.part, offset=shard.offset)
-                for row, group in zip(found, shard.group.tolist(), strict=True):
-                    try:
-                        record, files = pack(
-                            row,
-                            read=read,
-                            config=config,
-                            split=shard.split,
-                            group=group.decode(),
-                            signature=shard.signature,
-                            limits=limits,
-                        )
-                    except Dropped as dropped:
-                        self._rejects.append(dropped.reject)
-                        continue
-                    span = tar.add(record.uid, files=files)
-                    self._tags.update(record.tags.split(","))
-                    self._licences[licence_of(row["extra"])] += 1
-                    phashes = [image["phash"] for image in row["images"]]
-                    self._rows.append(index_row(record, span=span, phashes=phashes))
+                samples = Samples(tar, corpus=corpus, config=config, split=shard.split, signature=shard.signature)
+                for batch, records in rows.read(part=shard.part, offset=shard.offset):
+                    kept = [
+                        n for n, row in enumerate(records) if self._store(row, samples, group=next(groups).decode())
+                    ]
+                    self._index.add_batch(batch, kept=kept)
                 self._size, self._sha256 = tar.close()
         except BaseException as error:
             self.discard(error)
             raise
+
+    def _store(self, row: RunRow, samples: Samples, *, group: str) -> bool:
+        """Whether the record could be stored; if not, it is a reject."""
+        try:
+            stored = samples.add(row, group=group)
+        except Dropped as dropped:
+            self._rejects.append(dropped.reject)
+            return False
+        self._index.add(stored, group=group, confidence=row.confidence)
+        self._tags[row.tags] += 1
+        self._licences[licence_of(row.extra)] += 1
+        return True
 
     def finish(self) -> Written:
         """Make the tar durable, then the index, then the note that says so."""
         self._open.close()
         name = self._shard.name
         info: ShardInfo | None = None
-        if self._rows:
-            write_index(self._root / index_name(name), self._rows, tar_sha256=self._sha256)
+        if len(self._index):
+            write_index(self._root / index_name(name), self._index.table(), tar_sha256=self._sha256)
             info = ShardInfo.model_validate(
                 {
                     "name": name,
                     "task": self._shard.task,
                     "signature": self._shard.signature,
                     "split": self._shard.split,
-                    "samples": len(self._rows),
+                    "samples": len(self._index),
                     "bytes": self._size,
                     "sha256": self._sha256,
                     "index_sha256": sha256_file(self._root / index_name(name)),
                     "run_hash": self._run_hash,
-                    "tag_counts": dict(sorted(self._tags.items())),
+                    "tag_counts": _counts(self._tags),
                     "licences": dict(sorted(self._licences.items())),
                 }
             )
@@ -126,6 +127,15 @@ class Filled:
     def discard(self, error: BaseException) -> None:
         """Leave nothing of the tar behind, because of `error`; a disk that is full or gone becomes what it means."""
         self._open.__exit__(type(error), error, error.__traceback__)
+
+
+def _counts(tags: Counter[str]) -> dict[str, int]:
+    """Samples by tag name, from samples by comma-joined names."""
+    counts: Counter[str] = Counter()
+    for names, count in tags.items():
+        for name in names.split(","):
+            counts[name] += count
+    return dict(sorted(counts.items()))
 
 
 def licence_of(extra: str) -> str:

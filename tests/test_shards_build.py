@@ -7,17 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from support_shards import Rec, build, files_of, make_run, mixed, picture
 from tagmoe.schema import ConfigError, DataError
-from tagmoe.schema.arrow import dump_json, read_rejects
+from tagmoe.schema.arrow import read_rejects
 from tagmoe.schema.configs.shards import BuildConfig, StreamConfig
 from tagmoe.schema.runs import Run
 from tagmoe.shards.build import build_shards
 from tagmoe.shards.index import index_rows
-from tagmoe.shards.pack import images_json
 from tagmoe.shards.stream import ShardStream
 from tagmoe.shards.verify import verify_set
 
@@ -270,30 +267,3 @@ def test_an_unfinished_run_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
     with pytest.raises(DataError, match="not finished"):
         build(Run.open(run.root), tmp_path / "shards")
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-numbers = st.integers(0, 2**64 - 1)
-
-
-@given(
-    st.lists(
-        st.fixed_dictionaries(
-            {
-                "role": texts,
-                "uri": texts,
-                "member": st.none() | texts,
-                "row": st.none() | st.integers(0, 2**62),
-                "column": st.none() | texts,
-                "sha256": texts,
-                "phash": numbers,
-                "width": numbers,
-                "height": numbers,
-                "format": texts,
-            }
-        ),
-        max_size=3,
-    )
-)
-def test_images_are_the_canonical_json(images):
-    assert images_json(images) == dump_json(images)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tagmoe.shards.crc import checksum
-from tagmoe.shards.tars import ShardTar, split_span
+from tagmoe.shards.tars import ShardTar, copy, split_span
 from webdataset import TarWriter
 
 SUFFIXES = ["json", "source.jpg", "target.png", "ref0.webp", "ref1.jpg", "ref10.jpg", "ref2.jpg"]
@@ -62,6 +62,48 @@ def test_large_and_small_samples_in_many_blocks():
     writer.close()
     assert ours.getvalue() == theirs.getvalue()
     assert (size, digest) == (len(theirs.getvalue()), hashlib.sha256(theirs.getvalue()).hexdigest())
+
+
+@given(SAMPLES.filter(bool), st.sets(st.integers(0, 5)))
+@settings(max_examples=40, deadline=None)
+def test_a_body_that_cannot_be_put_leaves_nothing(samples, refused):
+    theirs, ours = io.BytesIO(), io.BytesIO()
+    with ShardTar(theirs) as wanted, ShardTar(ours) as tar:
+        for number, files in enumerate(samples):
+            last = max(files)
+            if number in refused:
+                bodies = [(name, None if name == last else files[name]) for name in sorted(files)]
+                put = lambda body, room: -1 if body is None else copy(body, room)  # noqa: E731
+                assert tar.add_in_place("0" * 32, bodies=bodies, put=put) is None
+                continue
+            wanted.add(f"{number:032x}", files=files)
+            tar.add(f"{number:032x}", files=files)
+        assert tar.close() == wanted.close()
+    assert ours.getvalue() == theirs.getvalue()
+
+
+@pytest.mark.parametrize(
+    "sizes", [[9 << 20], [100, 5 << 20, 100], [(1 << 20) - 1100, (3 << 20) + 1024], [4 << 20, 4 << 20]]
+)
+def test_samples_larger_than_a_block(sizes):
+    theirs, ours = io.BytesIO(), io.BytesIO()
+    writer = TarWriter(theirs, mtime=0, encoder=False, user="", group="")
+    with ShardTar(ours) as tar:
+        for number, size in enumerate(sizes):
+            files = {"json": b"{}", "target.jpg": random.Random(size).randbytes(size)}
+            writer.write({"__key__": f"{number:032x}", **files})
+            span = tar.add(f"{number:032x}", files=files)
+            assert span.crcs == (zlib.crc32(b"{}"), zlib.crc32(files["target.jpg"]))
+        tar.close()
+    writer.close()
+    assert ours.getvalue() == theirs.getvalue()
+
+
+def test_a_body_larger_than_the_room_is_declined():
+    with ShardTar(io.BytesIO()) as tar:
+        assert tar.add_in_place("0" * 32, bodies=[("json", bytes(9 << 20))], put=copy) is None
+        span = tar.add("0" * 32, files={"json": b"{}"})
+        assert (span.offset, span.size) == (0, 1024)
 
 
 class Full(io.RawIOBase):
