@@ -53,7 +53,8 @@ def align(source: Image.Image, target: Image.Image) -> Alignment:
     width, height = source.size
     plain = views(source, shrink(target, source.size))
     untouched = Alignment(Warp(), 0.0, plain, np.ones((height, width), dtype=np.bool_))
-    small_source, small_plain = edges(plain.half_2HW)
+    edges_2HW = edges(plain.half_2HW)
+    small_source, small_plain = edges_2HW
     base = correlation(small_source, small_plain)
     if base >= _GOOD:
         return untouched
@@ -61,10 +62,12 @@ def align(source: Image.Image, target: Image.Image) -> Alignment:
     ratio = max(target.size) / max(height, width)
     trial = _Trial(small_source, gray, ratio)
     best, best_score = None, base + _MARGIN
-    candidates = [_shift(small_source, small_plain)]
+    candidates = [_shift(edges_2HW)]
     if base < _POOR:
         candidates += _candidates(small_source, gray)
     for candidate in candidates:
+        if candidate == Warp():
+            continue  # that is the base
         score = trial.score(candidate)
         if score > best_score:
             best, best_score = candidate, score
@@ -124,10 +127,11 @@ def _refine(best: Warp, best_score: float, trial: _Trial, shape: tuple[int, int]
     return best, best_score
 
 
-def _shift(source_edges: Floats, target_edges: Floats) -> Warp:
-    """The shift of the strongest circular cross-correlation on the half-size grid."""
-    height, width = source_edges.shape
-    hats = _spectra(np.stack([source_edges - source_edges.mean(), target_edges - target_edges.mean()]))
+def _shift(edges_2HW: Floats) -> Warp:
+    """The shift from source to target of the strongest circular cross-correlation on the half-size grid."""
+    _, height, width = edges_2HW.shape
+    hats = _spectra(edges_2HW)
+    hats[:, 0, 0] = 0  # without the means
     surface = np.fft.irfft2(hats[1] * hats[0].conj(), (height, width))
     y, x = divmod(int(surface.argmax()), width)
     return Warp(1.0, 2.0 * (x - width if x > width // 2 else x), 2.0 * (y - height if y > height // 2 else y))

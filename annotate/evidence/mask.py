@@ -62,31 +62,26 @@ def changed(difference_HW: Bytes, valid_HW: Mask) -> Mask:
 
 def region_sizes(mask_HW: Mask) -> list[int]:
     """Pixel counts of the 8-connected regions, largest first, by merging runs of neighbouring rows."""
-    padded = np.zeros((mask_HW.shape[0], mask_HW.shape[1] + 2), dtype=np.int8)
+    padded = np.zeros((mask_HW.shape[0], mask_HW.shape[1] + 2), dtype=np.bool_)
     padded[:, 1:-1] = mask_HW
-    steps = np.diff(padded, axis=1)
-    rows, starts = (axis.tolist() for axis in np.nonzero(steps == 1))
-    ends = np.nonzero(steps == -1)[1].tolist()
-    parent = list(range(len(rows)))
-    size = [end - start for start, end in zip(starts, ends, strict=True)]
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    above, here = 0, 0
-    for i in range(len(rows)):
-        if i and rows[i] != rows[i - 1]:
-            above, here = here, i
-        while above < here and (rows[above] < rows[i] - 1 or ends[above] < starts[i]):
-            above += 1
-        j = above
-        while j < here and starts[j] <= ends[i]:
-            a, b = root(i), root(j)
-            if a != b:
-                parent[b] = a
-                size[a] += size[b]
+    line = padded.reshape(-1)
+    # Places where a run begins and where it has ended take turns along the line.
+    turns = np.flatnonzero(line[1:] != line[:-1])
+    starts, ends = turns[::2], turns[1::2]
+    # The runs of the row above that touch run i are first[i] up to, not including, after[i].
+    first = np.searchsorted(ends, starts - padded.shape[1]).tolist()
+    after = np.searchsorted(starts, ends - padded.shape[1], side="right").tolist()
+    sizes = (ends - starts).tolist()
+    region = list(range(len(sizes)))
+    for i, (j, end) in enumerate(zip(first, after, strict=True)):
+        into = i
+        while j < end:
+            other = j
+            while region[other] != other:
+                region[other] = other = region[region[other]]
+            if other != into:
+                into, other = min(into, other), max(into, other)
+                region[other] = into
+                sizes[into] += sizes[other]
             j += 1
-    return sorted((size[i] for i in range(len(parent)) if parent[i] == i), reverse=True)
+    return sorted((size for i, size in enumerate(sizes) if region[i] == i), reverse=True)
