@@ -38,9 +38,11 @@ test-vllm: ## a real vLLM (CPU build) in an environment of its own, about 8 GB: 
 	bash tests/real_vllm/setup.sh .venv-vllm
 	.venv-vllm/bin/python -m pytest -q -m vllm $(THEIR_SOCKETS) -p no:cacheprovider tests/real_vllm
 
-test-s3: ## shards over a real S3-compatible server, in an environment of its own
-	test -x .venv-s3/bin/moto_server || ($(PYTHON) -m venv .venv-s3 && .venv-s3/bin/python -m pip install --quiet \
-		--disable-pip-version-check 'setuptools>=77' pytest pytest-timeout s3fs 'moto[s3]' flask flask-cors --editable .)
+test-s3: ## shards over real object stores (S3, Google Cloud Storage), in an environment of its own
+	test -x .venv-s3/bin/gcp-storage-emulator || ( \
+		(test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3) && .venv-s3/bin/python -m pip install --quiet \
+		--disable-pip-version-check 'setuptools>=77' pytest pytest-timeout s3fs 'moto[s3]' flask flask-cors gcsfs \
+		gcp-storage-emulator --editable .)
 	.venv-s3/bin/python -m pytest -q -p no:cacheprovider tests/real_s3
 
 test-ray: ## a real local Ray cluster of two nodes, one of which is killed, in an environment of its own
