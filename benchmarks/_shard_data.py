@@ -153,16 +153,19 @@ def _cpu() -> float:
     )
 
 
-def interleaved(contenders: dict[str, Callable[[], int]], *, rounds: int) -> dict[str, dict[str, float]]:
+def interleaved(
+    contenders: dict[str, Callable[[], int]], *, rounds: int, before: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
     """Items a second of each contender, in turns; the best of `rounds`, by processor seconds and by the clock.
 
     By the clock twice: until the call returns, and until the disk holds what was written (`durable`). Processor
-    seconds are the figure to compare on a machine that others use.
+    seconds are the figure to compare on a machine that others use. `before` each measurement is not counted.
     """
     units = ("per_cpu_second", "per_second", "durable_per_second")
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
+            before()
             gc.collect()
             os.sync()
             with Clock() as clock:

@@ -28,7 +28,7 @@ from .manifest import known_names, load_snapshot, save_snapshot
 from .near import I64
 from .pack import Dropped, key_json, pack
 from .plan import ShardPlan, joining_rejects, load_existing, plan_hash, plan_shards
-from .pool import Job, write_all
+from .pool import Job, write_all, writers
 from .rows import RunRows
 from .scan import Scan, scan_run
 from .writer import read_note
@@ -121,15 +121,16 @@ class _Build:
             _refuse_if_nothing(self.run, self.scan, reasons, base=self.base)
             _clear(self.out, run_hash=self.run_hash, settings=self.settings)
             return BuildResult(self.base, 0, 0, 0, self.scan.already, dict(reasons))
-        job, shards = self._plan(restart=restart)
-        mine = shards[partition[0] :: partition[1]]
-        done = [shard for shard in mine if read_note(self.out, shard.name, plan=job.plan)]
-        finished = {shard.name for shard in done}
-        todo = [shard for shard in mine if shard.name not in finished]
-        _remove_torn(self.out, {shard.name for shard in todo})
-        with progress("build-shards", total=sum(map(len, mine)), unit="samples", quiet=quiet) as meter:
-            meter.skip(sum(map(len, done)))
-            write_all(job, todo, workers=workers, meter=meter)
+        with writers(workers, samples=len(self.scan)) as pool:
+            job, shards = self._plan(restart=restart)
+            mine = shards[partition[0] :: partition[1]]
+            done = [shard for shard in mine if read_note(self.out, shard.name, plan=job.plan)]
+            finished = {shard.name for shard in done}
+            todo = [shard for shard in mine if shard.name not in finished]
+            _remove_torn(self.out, {shard.name for shard in todo})
+            with progress("build-shards", total=sum(map(len, mine)), unit="samples", quiet=quiet) as meter:
+                meter.skip(sum(map(len, done)))
+                write_all(job, todo, pool=pool, meter=meter)
         with locked(self.out / ".build" / "lock-snapshot", what=f"the snapshot of {self.out}", wait=True):
             return self._finish(job, shards, written=len(todo), reused=len(done))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -44,19 +46,35 @@ class Job:
         return filled
 
 
-def write_all(job: Job, shards: Sequence[ShardPlan], *, workers: int | None, meter: Meter) -> None:
-    """Write `shards` in up to `workers` processes, this one included (None: one a core if there is enough).
+@contextmanager
+def writers(count: int | None, *, samples: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that write beside this one, for `count` in all (None: one a core if there is enough); None if no more.
+
+    One starts at once, which takes as long as planning, the others when there is work for them.
+    """
+    count = count or min(os.cpu_count() or 1, 1 + samples // _WORTH_A_PROCESS)
+    if count <= 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(count - 1, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
+    try:
+        pool.submit(_begin)
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_all(job: Job, shards: Sequence[ShardPlan], *, pool: ProcessPoolExecutor | None, meter: Meter) -> None:
+    """Write `shards` in this process and those of `pool`.
 
     Raises:
         StoppedError: Ctrl-C, a full disk, or a worker process that was killed.
     """
-    few = 1 + sum(map(len, shards)) // _WORTH_A_PROCESS
-    count = min(workers or min(os.cpu_count() or 1, few), len(shards))
     try:
-        if count <= 1:
+        if pool is None:
             _write_here(job, shards, meter=meter)
-            return
-        _write_parallel(job, shards, workers=count, meter=meter)
+        else:
+            _write_parallel(job, shards, pool=pool, meter=meter)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped: finished shards are kept, the same command goes on") from error
 
@@ -80,12 +98,11 @@ def _write_here(job: Job, shards: Iterable[ShardPlan], *, meter: Meter) -> None:
             finishing.result()
 
 
-def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, meter: Meter) -> None:
-    """`workers` - 1 further processes begin with the first shards, this one with the last."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers - 1, mp_context=context, initializer=_start, initargs=(job,))
+def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, pool: ProcessPoolExecutor, meter: Meter) -> None:
+    """The processes begin with the first shards, this one with the last."""
+    shared = pickle.dumps(job)
     try:
-        futures = {pool.submit(_write, shard): shard for shard in shards}
+        futures = {pool.submit(_write, shared, shard): shard for shard in shards}
         mine = _taken_back(futures)
         _write_here(job, mine, meter=meter)
         for future in as_completed(futures):
@@ -96,8 +113,6 @@ def _write_parallel(job: Job, shards: Sequence[ShardPlan], *, workers: int, mete
             "a writing process ended: killed (out of memory? --workers 1 needs the least), or the script that calls "
             "build_shards lacks `if __name__ == '__main__':`. Finished shards are kept, the same command goes on"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _taken_back(futures: dict[Future[None], ShardPlan]) -> Iterator[ShardPlan]:
@@ -115,20 +130,20 @@ def _taken_back(futures: dict[Future[None], ShardPlan]) -> Iterator[ShardPlan]:
 
 
 class _Worker:
-    """State of one worker process."""
+    """What one worker process keeps from shard to shard."""
 
-    job: Job | None = None
-    rows: RunRows | None = None
+    shared: bytes = b""
+    job: Job
+    rows: RunRows
 
 
-def _start(job: Job) -> None:
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         if wait([parent.sentinel], 0):
             os._exit(1)  # killed while this process was starting: work may already wait in the queue
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _Worker.job, _Worker.rows = job, RunRows(job.parts)
 
 
 def _end_with(sentinel: int) -> None:
@@ -137,7 +152,13 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _write(shard: ShardPlan) -> None:
-    assert _Worker.job is not None
-    assert _Worker.rows is not None
+def _begin() -> None:
+    """Nothing: a process starts when it is given something to do."""
+
+
+def _write(shared: bytes, shard: ShardPlan) -> None:
+    """Write one shard of the job that `shared` is a pickle of."""
+    if shared != _Worker.shared:
+        _Worker.job = pickle.loads(shared)
+        _Worker.rows, _Worker.shared = RunRows(_Worker.job.parts), shared
     _Worker.job.fill(shard, rows=_Worker.rows).finish()

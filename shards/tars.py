@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from .crc import checksum
 from .layout import parse_member
@@ -89,6 +89,14 @@ _ZEROS = bytes(2 * BLOCK + _RECORD)
 Body = TypeVar("Body")
 
 
+class Writable(Protocol):
+    """What a tar is written to."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write all of `data`."""
+        ...
+
+
 class ShardTar:
     """Writes samples to `stream` with fixed owner, mode and time, so that the same samples give the same bytes.
 
@@ -96,7 +104,7 @@ class ShardTar:
     context waits for it; faults of writing are raised by the next sample or by `close`.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Writable) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self._before = 0

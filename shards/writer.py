@@ -20,6 +20,7 @@ from .indexing import Indexed
 from .layout import index_name, tar_path
 from .pack import Dropped
 from .plan import ShardPlan
+from .pushing import Pushed
 from .rows import RunRow, RunRows
 from .samples import Samples
 from .tars import ShardTar
@@ -72,7 +73,7 @@ class Filled:
         groups = iter(shard.group.tolist())
         stream = self._open.enter_context(atomic_file(tar_path(self._root, shard.name)))
         try:
-            with ShardTar(stream) as tar:
+            with ShardTar(Pushed(stream)) as tar:
                 samples = Samples(tar, corpus=corpus, config=config, split=shard.split, signature=shard.signature)
                 for batch, records in rows.read(part=shard.part, offset=shard.offset):
                     kept = [

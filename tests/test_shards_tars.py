@@ -6,6 +6,7 @@ import errno
 import hashlib
 import importlib
 import io
+import os
 import random
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tagmoe.shards.crc import checksum
+from tagmoe.shards.pushing import Pushed
 from tagmoe.shards.tars import ShardTar, copy, split_span
 from webdataset import TarWriter
 
@@ -104,6 +106,24 @@ def test_a_body_larger_than_the_room_is_declined():
         assert tar.add_in_place("0" * 32, bodies=[("json", bytes(9 << 20))], put=copy) is None
         span = tar.add("0" * 32, files={"json": b"{}"})
         assert (span.offset, span.size) == (0, 1024)
+
+
+@pytest.mark.parametrize("advised", [True, False])
+def test_bytes_are_pushed_to_the_disk_once_each(tmp_path, monkeypatch, advised):
+    begun: list[tuple[int, int]] = []
+    if advised:
+        real = os.posix_fadvise
+        monkeypatch.setattr(os, "posix_fadvise", lambda fd, *span: begun.append(span[:2]) or real(fd, *span))
+    else:
+        monkeypatch.delattr(os, "posix_fadvise")
+    data = random.Random(0).randbytes(21 << 20)
+    with (tmp_path / "file").open("wb") as stream:
+        pushed = Pushed(stream)
+        for start in range(0, len(data), 3 << 20):
+            piece = memoryview(data)[start : start + (3 << 20)]
+            assert pushed.write(piece) == len(piece)
+    assert (tmp_path / "file").read_bytes() == data
+    assert begun == ([(0, 9 << 20), (9 << 20, 9 << 20)] if advised else [])
 
 
 class Full(io.RawIOBase):
