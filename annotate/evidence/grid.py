@@ -162,8 +162,10 @@ def spread(values: Floats) -> float:
 
 def correlation(a: Floats, b: Floats) -> float:
     """Pearson correlation; 1 when both are constant, 0 when one is."""
-    a, b = (values.ravel() - np.add.reduce(values, axis=None) / np.float32(max(values.size, 1)) for values in (a, b))
-    flat = 1e-6 * max(a.size, 1)
+    count = max(a.size, 1)
+    a = a.reshape(-1) - np.add.reduce(a, axis=None) / np.float32(count)
+    b = b.reshape(-1) - np.add.reduce(b, axis=None) / np.float32(count)
+    flat = 1e-6 * count
     energy_a, energy_b = float(a @ a), float(b @ b)
     if min(energy_a, energy_b) < flat:
         return 1.0 if max(energy_a, energy_b) < flat else 0.0

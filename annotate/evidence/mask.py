@@ -74,14 +74,18 @@ def region_sizes(mask_HW: Mask) -> list[int]:
     sizes = (ends - starts).tolist()
     region = list(range(len(sizes)))
     for i, (j, end) in enumerate(zip(first, after, strict=True)):
-        into = i
-        while j < end:
-            other = j
+        if j >= end:
+            continue
+        into = j
+        while region[into] != into:
+            region[into] = into = region[region[into]]
+        region[i] = into
+        sizes[into] += sizes[i]
+        for touching in range(j + 1, end):
+            other = touching
             while region[other] != other:
                 region[other] = other = region[region[other]]
             if other != into:
-                into, other = min(into, other), max(into, other)
                 region[other] = into
                 sizes[into] += sizes[other]
-            j += 1
     return sorted((size for i, size in enumerate(sizes) if region[i] == i), reverse=True)
