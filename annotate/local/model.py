@@ -46,6 +46,12 @@ class Model:
         """Whether there is a pixel model."""
         return bool(self.pixel_FO.any())
 
+    @cached_property
+    def squares_VK(self) -> Floats:
+        """The codes as weights, up to `scale_K`: squared, with their sign."""
+        codes = self.codes_VK.astype(np.float32)
+        return codes * np.abs(codes)
+
     def intents(self, units: Sequence[Sparse]) -> Floats:
         """P(intent) for each unit of text, [U, K]; a unit's answer does not depend on the others."""
         if not units:
@@ -54,12 +60,11 @@ class Model:
         at = np.searchsorted(self.ids_V, ids)
         at[at == len(self.ids_V)] = 0
         values = np.where(self.ids_V[at] == ids, values, np.float32(0))
-        codes = self.codes_VK[at].astype(np.float32)
-        codes *= np.abs(codes)
+        weights = self.squares_VK.take(at, axis=0)
         ends = np.cumsum([len(unit) for unit, _ in units])
         logits = np.empty((len(units), len(self.bias_K)), dtype=np.float32)
         for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            logits[i] = values[start:end] @ codes[start:end]
+            logits[i] = values[start:end] @ weights[start:end]
         return softmax(logits * (self.scale_K / 127**2) + self.bias_K)
 
     def heads(self, features_ND: Floats) -> tuple[Floats, Floats, Floats]:
