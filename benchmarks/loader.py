@@ -298,7 +298,7 @@ def summary(result: dict[str, object]) -> str:
             f"decoded, {http['tagmoe_cold']['rounds']} over HTTP, 1 for the two slowest raw peers). webdataset and "
             "Energon read the same tars through shuffle buffers of 1,000; LitData reads its own binary chunks, in its "
             "default order (256 neighbours mixed) and with whole chunks mixed. Peers decode with Pillow's Image.open and "
-            "numpy; tagmoe with its own `pixels`, which hands plain JPEGs to the same decoder of Pillow without that "
+            "numpy; tagmoe with its own `pixels`, which hands small plain JPEGs to the same decoder of Pillow without that "
             "reading of the header, and, in a row of its own, with the peers' call.",
             *_table(checked, result["raw"], BARS["raw"]),
             *_table("with KEY.json parsed (tagmoe also looks at picture headers)", result["parsed"], {}),

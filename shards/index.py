@@ -131,7 +131,9 @@ def read_index(path: Path, *, columns: Sequence[str] | None = None, group: int |
     """
     with _opened(path) as file:
         chosen = list(columns) if columns is not None else INDEX.names
-        return file.read(columns=chosen) if group is None else file.read_row_group(group, columns=chosen)
+        table = file.read(columns=chosen) if group is None else file.read_row_group(group, columns=chosen)
+        table.validate(full=True)  # Parquet does not look whether strings are UTF-8
+        return table
 
 
 def group_sizes(path: Path) -> list[int]:
@@ -154,7 +156,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: `tagmoe verify --repair` rebuilds it") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged ({error}): `tagmoe verify --repair` rebuilds it") from error
 
 

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..schema import DataError, Limits
 from .corpus.header import plain_jpeg_size
@@ -15,13 +15,13 @@ from .corpus.header import plain_jpeg_size
 def pixels(data: bytes) -> npt.NDArray[np.uint8]:
     """RGB [H, W, 3] of an encoded picture, read-only; the same numbers as `Image.open(...).convert("RGB")`.
 
-    A JPEG as libjpeg writes it goes straight to Pillow's decoder, past its reading of the header, which for small
-    pictures costs a fifth of the whole.
+    A small JPEG as libjpeg writes it goes straight to Pillow's decoder, past its reading of the header, which costs a
+    fifth of the whole; for larger ones that is nothing, and Pillow decodes them piece by piece.
 
     Raises:
         DataError: cut off, no picture, or one that would unpack to more pixels than `Limits` allow.
     """
-    size = plain_jpeg_size(data)
+    size = plain_jpeg_size(data) if len(data) <= ImageFile.MAXBLOCK else None
     if size is not None:
         _require_bounded(size)
         try:

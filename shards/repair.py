@@ -57,7 +57,10 @@ def _repair(root: Path, snapshot: Snapshot, findings: Sequence[Finding]) -> Iter
     bad = {Path(name).stem for code in (*TAR_CODES, "missing_shard") for name in by_code.get(code, set())}
     if swapped:
         yield from _unswap(root, snapshot, swapped, bad)
-    for code in ("extra_shard", "extra_file", "bad_overlay"):
+    for where in sorted({str(Path(where).parent) for where in by_code.get("bad_overlay", set())}):
+        yield _quarantine(root, where)
+        yield f"{where}: `tagmoe retag {root} RUN --name {Path(where).name}` makes it again"
+    for code in ("extra_shard", "extra_file"):
         for where in sorted(where for where in by_code.get(code, set()) if (root / where).exists()):
             yield _quarantine(root, where)
     yield from repair_tensors(
@@ -135,6 +138,10 @@ def _unswap(root: Path, snapshot: Snapshot, swapped: set[str], bad: set[str]) ->
 def _quarantine(root: Path, where: str) -> str:
     target = root / QUARANTINE / where
     target.parent.mkdir(parents=True, exist_ok=True)
+    earlier = 0
+    while target.exists():
+        earlier += 1
+        target = target.with_name(f"{Path(where).name}.{earlier}")
     shutil.move(root / where, target)
     return f"{where}: moved to {QUARANTINE}/"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,7 +14,7 @@ from ..schema.shards import Snapshot
 from .index import read_index
 from .layout import index_name, overlay_name
 from .manifest import load_snapshot
-from .overlays import check_overlay_name, write_overlay
+from .overlays import OverlayNote, check_overlay_name, overlay_note, read_note, write_overlay
 from .scan import Uids
 
 
@@ -46,11 +45,12 @@ def retag(root: Path, run: Run, *, name: str) -> RetagResult:
     run_hash = run.info.run_hash or run.hash_of_parts()
     if run.info.taxonomy != snapshot.taxonomy:
         raise ConfigError(f"the set has taxonomy {snapshot.taxonomy}, the run {run.info.taxonomy}: tags do not compare")
-    note = root / "tags" / name / "overlay.json"
-    if note.is_file() and cast("dict[str, str]", json.loads(note.read_bytes())).get("run_hash") != run_hash:
+    note = root / overlay_note(name)
+    if _run_of(note) not in ("", run_hash):
         raise ConfigError(f"overlay {name} was made from another run: take another --name, or remove {note.parent}")
     uids, masks = _tags(run)
-    matched = changed = shards = 0
+    matched = changed = 0
+    files: dict[str, str] = {}
     for shard in snapshot.shards:
         table = read_index(root / index_name(shard.name), columns=["key", "tag_ids"])
         keys = cast("list[str]", table.column("key").to_pylist())
@@ -61,14 +61,27 @@ def retag(root: Path, run: Run, *, name: str) -> RetagResult:
         if not hits:
             (root / overlay_name(name, shard=shard.name)).unlink(missing_ok=True)
             continue
-        write_overlay(root, shard, name=name, keys=keys, tag_ids=new)
-        matched, shards = matched + hits, shards + 1
+        files[shard.name] = write_overlay(root, shard, name=name, keys=keys, tag_ids=new)
+        matched += hits
         changed += sum(ids is not None and ids != old for ids, old in zip(new, stored, strict=True))
     if not matched:
         raise DataError(f"no sample of {root} is in {run.root}: annotate the same corpus under the same --name")
-    facts = {"run_hash": run_hash, "annotator": run.info.annotator, "snapshot": snapshot.content_hash}
-    write_text(note, json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    return RetagResult(snapshot, matched, changed, shards)
+    facts = OverlayNote(
+        run_hash=run_hash,
+        annotator=run.info.annotator,
+        snapshot=snapshot.content_hash,
+        files=dict(sorted(files.items())),
+    )
+    write_text(note, facts.model_dump_json(indent=1) + "\n")
+    return RetagResult(snapshot, matched, changed, len(files))
+
+
+def _run_of(note: Path) -> str:
+    """Hash of the run that an overlay was made from; empty where nothing readable says."""
+    try:
+        return read_note(note).run_hash
+    except DataError:
+        return ""
 
 
 def _tags(run: Run) -> tuple[Uids, list[int]]:

@@ -117,6 +117,7 @@ def load_rows(path: Path) -> tuple[pa.Table, Bound]:
     """
     try:
         table = pq.read_table(path, columns=ROWS.names)
+        table.validate(full=True)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"cannot be read ({error})") from error
     if table.schema.names != ROWS.names:

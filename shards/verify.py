@@ -20,8 +20,8 @@ from .findings import Finding
 from .index import IndexRow, index_rows
 from .indexmap import build_map
 from .layout import CARD, INDEX_MAP, MANIFEST, index_name, snapshot_name, tar_path
-from .manifest import format_version_of, load_snapshot, snapshot_numbers
-from .overlays import read_overlay
+from .manifest import format_version_of, known_names, load_snapshot, snapshot_numbers
+from .overlays import read_note, read_overlay
 from .walk import walk_tar
 
 
@@ -97,6 +97,9 @@ def _manifest(root: Path) -> tuple[list[Finding], Snapshot | None]:
         if not any(finding.where == snapshot_name(snapshot.number) for finding in findings):
             detail = "the immutable copy of the newest snapshot is missing"
             findings.append(Finding(code="bad_snapshot", where=snapshot_name(snapshot.number), detail=detail))
+    elif copy != snapshot and _card_is_of(root, snapshot) and not _card_is_of(root, copy):
+        detail = f"differs from {MANIFEST}, which the dataset card agrees with"
+        findings.append(Finding(code="bad_snapshot", where=snapshot_name(snapshot.number), detail=detail))
     elif copy != snapshot:
         detail = f"differs from its immutable copy {snapshot_name(snapshot.number)}"
         findings.append(Finding(code="bad_manifest", where=MANIFEST, detail=detail))
@@ -105,6 +108,10 @@ def _manifest(root: Path) -> tuple[list[Finding], Snapshot | None]:
         detail = f"is snapshot {snapshot.number}, but snapshot {max(good)} exists"
         findings.append(Finding(code="bad_manifest", where=MANIFEST, detail=detail))
     return findings, snapshot
+
+
+def _card_is_of(root: Path, snapshot: Snapshot) -> bool:
+    return (root / CARD).is_file() and (root / CARD).read_bytes() == render_card(snapshot).encode()
 
 
 def _versioned(path: Path, finding: Finding) -> Finding:
@@ -179,7 +186,7 @@ def _files(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
     for name, digest in sorted(snapshot.files.items()):
         if not (root / name).is_file() or sha256_file(root / name) != digest:
             yield Finding(code="changed_file", where=name, detail="missing, or other bytes than were written")
-    if not (root / CARD).is_file() or (root / CARD).read_bytes() != render_card(snapshot).encode():
+    if not _card_is_of(root, snapshot):
         yield Finding(code="changed_file", where=CARD, detail="not the card of this snapshot; --repair writes it again")
     for path in sorted(root.iterdir()):
         known = path.name in (_FOLDERS if path.is_dir() else _FILES) or path.suffix == ".tar"
@@ -205,14 +212,35 @@ def _map(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _overlays(root: Path, snapshot: Snapshot) -> Iterator[Finding]:
+    """Every overlay against its note and the shards; files of shards that only older snapshots have may stay."""
     shards = {shard.name: shard for shard in snapshot.shards}
-    for path in sorted((root / "tags").glob("*/*.parquet")):
-        where = str(path.relative_to(root))
-        shard = shards.get(path.stem)
-        if shard is None:
-            yield Finding(code="bad_overlay", where=where, detail="of a shard that the manifest does not know")
-            continue
+    known = known_names(root) | shards.keys()
+    for folder in sorted(path for path in (root / "tags").glob("*") if path.is_dir()):
+        note = folder / "overlay.json"
         try:
-            read_overlay(path, shard=shard)
+            files = read_note(note).files
         except DataError as error:
-            yield Finding(code="bad_overlay", where=where, detail=str(error))
+            yield Finding(code="bad_overlay", where=str(note.relative_to(root)), detail=str(error))
+            continue
+        found = {path.stem: path for path in folder.glob("*.parquet")}
+        for name in sorted(found.keys() | (files or {}).keys()):
+            path = folder / f"{name}.parquet"
+            detail = _overlay_fault(path, listed=files, shard=shards.get(name), known=known)
+            if detail:
+                yield Finding(code="bad_overlay", where=str(path.relative_to(root)), detail=detail)
+
+
+def _overlay_fault(path: Path, *, listed: dict[str, str] | None, shard: ShardInfo | None, known: set[str]) -> str:
+    if listed is not None and path.stem not in listed:
+        return "not in overlay.json: run `tagmoe retag` again"
+    if path.stem not in known:
+        return "of a shard that the manifest does not know"
+    if shard is None:
+        return ""
+    if not path.is_file():
+        return "missing: run `tagmoe retag` again"
+    try:
+        read_overlay(path, shard=shard, sha256=listed[path.stem] if listed is not None else None)
+    except DataError as error:
+        return str(error)
+    return ""
