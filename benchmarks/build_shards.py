@@ -32,6 +32,7 @@ from _shard_data import interleaved, real_size, run_of, small
 from tagmoe.schema.configs.shards import BuildConfig
 from tagmoe.schema.runs import Run
 from tagmoe.shards.build import build_shards
+from tagmoe.shards.pushing import Pushed
 
 
 def ours(run: Run, out: Path, *, shard_samples: int, workers: int) -> int:
@@ -68,8 +69,9 @@ def tar_and_sum(folder: Path, out: Path, *, records: int) -> int:
 def disk_alone(out: Path, *, size: int, records: int) -> int:
     block = os.urandom(1 << 20)
     with (out / "bytes").open("wb", buffering=0) as stream:
+        pushed = Pushed(stream)
         for _ in range(-(-size // len(block))):
-            stream.write(block)
+            pushed.write(memoryview(block))
         os.fsync(stream.fileno())
     return records
 

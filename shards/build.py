@@ -121,7 +121,7 @@ class _Build:
             _refuse_if_nothing(self.run, self.scan, reasons, base=self.base)
             _clear(self.out, run_hash=self.run_hash, settings=self.settings)
             return BuildResult(self.base, 0, 0, 0, self.scan.already, dict(reasons))
-        with writers(workers, samples=len(self.scan)) as pool:
+        with writers(workers, samples=len(self.scan)) as by:
             job, shards = self._plan(restart=restart)
             mine = shards[partition[0] :: partition[1]]
             done = [shard for shard in mine if read_note(self.out, shard.name, plan=job.plan)]
@@ -130,7 +130,7 @@ class _Build:
             _remove_torn(self.out, {shard.name for shard in todo})
             with progress("build-shards", total=sum(map(len, mine)), unit="samples", quiet=quiet) as meter:
                 meter.skip(sum(map(len, done)))
-                write_all(job, todo, pool=pool, meter=meter)
+                write_all(job, todo, by=by, meter=meter)
         with locked(self.out / ".build" / "lock-snapshot", what=f"the snapshot of {self.out}", wait=True):
             return self._finish(job, shards, written=len(todo), reused=len(done))
 

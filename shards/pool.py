@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -38,43 +38,57 @@ class Job:
     config: BuildConfig
     run_hash: str
     plan: str
+    threaded: bool = True
+    """Each process hashes and writes in a thread of its own."""
 
     def fill(self, shard: ShardPlan, *, rows: RunRows) -> Filled:
         """Write the tar of one shard, not yet durable."""
         filled = Filled(shard, root=self.root, run_hash=self.run_hash, plan=self.plan)
-        filled.fill(rows=rows, corpus=self.corpus, config=self.config)
+        filled.fill(rows=rows, corpus=self.corpus, config=self.config, threaded=self.threaded)
         return filled
 
 
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """The processes of a build."""
+
+    pool: ProcessPoolExecutor | None
+    """Those beside this one, None if there are none."""
+    threaded: bool
+    """There are cores for a second thread in each."""
+
+
 @contextmanager
-def writers(count: int | None, *, samples: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes that write beside this one, for `count` in all (None: one a core if there is enough); None if no more.
+def writers(count: int | None, *, samples: int) -> Iterator[Writers]:
+    """`count` processes that write, this one included (None: one a core if there is enough).
 
     One starts at once, which takes as long as planning, the others when there is work for them.
     """
-    count = count or min(os.cpu_count() or 1, 1 + samples // _WORTH_A_PROCESS)
+    cores = os.cpu_count() or 1
+    count = count or min(cores, 1 + samples // _WORTH_A_PROCESS)
     if count <= 1:
-        yield None
+        yield Writers(None, threaded=True)
         return
     pool = ProcessPoolExecutor(count - 1, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
     try:
         pool.submit(_begin)
-        yield pool
+        yield Writers(pool, threaded=2 * count <= cores)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def write_all(job: Job, shards: Sequence[ShardPlan], *, pool: ProcessPoolExecutor | None, meter: Meter) -> None:
-    """Write `shards` in this process and those of `pool`.
+def write_all(job: Job, shards: Sequence[ShardPlan], *, by: Writers, meter: Meter) -> None:
+    """Write `shards` in this process and those beside it.
 
     Raises:
         StoppedError: Ctrl-C, a full disk, or a worker process that was killed.
     """
+    job = replace(job, threaded=by.threaded)
     try:
-        if pool is None:
+        if by.pool is None:
             _write_here(job, shards, meter=meter)
         else:
-            _write_parallel(job, shards, pool=pool, meter=meter)
+            _write_parallel(job, shards, pool=by.pool, meter=meter)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped: finished shards are kept, the same command goes on") from error
 

@@ -100,11 +100,12 @@ class Writable(Protocol):
 class ShardTar:
     """Writes samples to `stream` with fixed owner, mode and time, so that the same samples give the same bytes.
 
-    Samples are laid out in blocks; a thread hashes and writes a block while the caller fills the next. Leaving the
-    context waits for it; faults of writing are raised by the next sample or by `close`.
+    Samples are laid out in blocks. A thread hashes and writes a block while the caller fills the next; leaving the
+    context waits for it, and faults of writing are raised by the next sample or by `close`. With `threaded` False
+    the caller does it all: where every core has a process of its own, threads only take turns.
     """
 
-    def __init__(self, stream: Writable) -> None:
+    def __init__(self, stream: Writable, *, threaded: bool = True) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self._before = 0
@@ -113,7 +114,7 @@ class ShardTar:
         """Bytes of the block that are in use."""
         self._view = memoryview(bytearray(_BLOCK_BYTES + _ROOM))
         self._spare: deque[memoryview] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tagmoe-tar")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tagmoe-tar") if threaded else None
         self._writing: deque[Future[None]] = deque()
 
     def __enter__(self) -> ShardTar:
@@ -122,7 +123,8 @@ class ShardTar:
 
     def __exit__(self, *error: object) -> None:
         """Wait until nothing writes to the stream any more."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
     def add(self, key: str, *, files: Mapping[str, bytes]) -> Span:
         """Append one sample; `files` maps suffixes to bodies, stored in the order of their names."""
@@ -178,7 +180,10 @@ class ShardTar:
 
     def _hand_over(self, waiting: int, *, room: int = 0) -> None:
         """Give the block to the thread, wait until at most `waiting` are under way, and begin one with `room` bytes."""
-        self._writing.append(self._thread.submit(self._write, self._view, self._at))
+        if self._thread is None:
+            self._write(self._view, self._at)
+        else:
+            self._writing.append(self._thread.submit(self._write, self._view, self._at))
         while len(self._writing) > waiting:
             self._writing.popleft().result()
         self._before += self._at

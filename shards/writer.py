@@ -67,13 +67,13 @@ class Filled:
         self._licences: Counter[str] = Counter()
         self._size, self._sha256 = 0, ""
 
-    def fill(self, *, rows: RunRows, corpus: Corpus, config: BuildConfig) -> None:
+    def fill(self, *, rows: RunRows, corpus: Corpus, config: BuildConfig, threaded: bool) -> None:
         """Write the tar; records that cannot be stored become rejects."""
         shard = self._shard
         groups = iter(shard.group.tolist())
         stream = self._open.enter_context(atomic_file(tar_path(self._root, shard.name)))
         try:
-            with ShardTar(Pushed(stream)) as tar:
+            with ShardTar(Pushed(stream), threaded=threaded) as tar:
                 samples = Samples(tar, corpus=corpus, config=config, split=shard.split, signature=shard.signature)
                 for batch, records in rows.read(part=shard.part, offset=shard.offset):
                     kept = [

@@ -26,12 +26,12 @@ SAMPLES = st.lists(
 )
 
 
-@given(SAMPLES)
-@settings(max_examples=80, deadline=None)
-def test_bytes_are_those_of_tarwriter(samples):
+@given(SAMPLES, st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_bytes_are_those_of_tarwriter(samples, threaded):
     theirs, ours = io.BytesIO(), io.BytesIO()
     writer = TarWriter(theirs, mtime=0, encoder=False, user="", group="")
-    with ShardTar(ours) as tar:
+    with ShardTar(ours, threaded=threaded) as tar:
         spans = []
         for number, files in enumerate(samples):
             writer.write({"__key__": f"{number:032x}", **files})
@@ -49,14 +49,15 @@ def test_bytes_are_those_of_tarwriter(samples):
         assert span.crcs == tuple(zlib.crc32(files[suffix]) for suffix in sorted(files))
 
 
-def test_large_and_small_samples_in_many_blocks():
+@pytest.mark.parametrize("threaded", [True, False])
+def test_large_and_small_samples_in_many_blocks(threaded):
     rng = random.Random(0)
     samples = [
         {"json": rng.randbytes(99), "target.jpg": rng.randbytes(rng.choice([7, 70_000, 900_000]))} for _ in range(40)
     ]
     theirs, ours = io.BytesIO(), io.BytesIO()
     writer = TarWriter(theirs, mtime=0, encoder=False, user="", group="")
-    with ShardTar(ours) as tar:
+    with ShardTar(ours, threaded=threaded) as tar:
         for number, files in enumerate(samples):
             writer.write({"__key__": f"{number:032x}", **files})
             tar.add(f"{number:032x}", files=files)
@@ -141,17 +142,18 @@ class Full(io.RawIOBase):
         return len(data)
 
 
-def fill(disk: Full) -> None:
-    with ShardTar(disk) as tar:
+def fill(disk: Full, *, threaded: bool) -> None:
+    with ShardTar(disk, threaded=threaded) as tar:
         for number in range(10_000):
             tar.add(f"{number:032x}", files={"json": bytes(100_000)})
             assert number < 1000, "a few blocks may be under way, not the whole shard"
 
 
-def test_a_fault_of_the_writing_thread_reaches_the_caller_and_nothing_writes_after_the_end():
+@pytest.mark.parametrize("threaded", [True, False])
+def test_a_fault_of_writing_reaches_the_caller_and_nothing_writes_after_the_end(threaded):
     disk = Full()
     with pytest.raises(OSError, match="No space left"):
-        fill(disk)
+        fill(disk, threaded=threaded)
     written = disk.written
     time.sleep(0.05)
     assert disk.written == written
