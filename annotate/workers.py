@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -48,6 +49,8 @@ def _run(pairs: Sequence[Pair]) -> Sequence[Worked]:
     global _work
     if _work is None:
         _work = _make_work()
+        # What was imported and loaded stays: the garbage collector need not walk it again and again.
+        gc.freeze()
     return _work(pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -75,6 +76,7 @@ def against_decoding(corpus: Path) -> dict[str, object]:
     opened = open_corpus(CorpusSpec(uri=str(corpus)))
     pairs = [item for item in opened.records() if isinstance(item, Pair)]
     annotator = LocalAnnotator()
+    gc.freeze()  # as a worker does
     files = sorted(corpus.glob("*.jpg"))
     seconds: dict[str, list[float]] = {"decode": [], "annotate": [], "label_only": []}
     for _ in range(ROUNDS):

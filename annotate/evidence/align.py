@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -178,7 +178,7 @@ def _put_coarse(canvas: Floats, image: Floats, shape: tuple[int, ...]) -> float:
     return float(flat @ flat) ** 0.5
 
 
-@cache
+@lru_cache(maxsize=512)
 def _averages(size: int, wanted: int) -> Floats:
     """The matrix, wanted x size, that averages `size` pixels into `wanted`: Pillow's, found by resizing the identity."""
     identity = Image.fromarray(np.eye(size, dtype=np.float32))
