@@ -18,7 +18,7 @@ from .buckets import Bucket, parse_bucket
 from .corpus.header import Format, plain_jpeg_size, sniff, stated_size
 from .layout import EXTENSIONS, PICTURE_EXTENSIONS
 from .spans import plain_members
-from .tars import BadSpan, split_span
+from .tars import BLOCK, MAX_MEMBERS, BadSpan, split_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ def _too_large(suffix: str, width: int, height: int) -> BadSpan:
 
 
 _LIMITS = Limits()
+MAX_SPAN_BYTES = MAX_JSON_BYTES + (2 + _LIMITS.max_references) * _LIMITS.max_image_bytes + 2 * MAX_MEMBERS * BLOCK
+"""Of the largest sample that a build stores; what an index calls larger is a fault, and nothing of it is read."""
 
 
 def _opened_size(data: bytes, kind: Format, *, suffix: str) -> tuple[int, int]:

@@ -36,7 +36,7 @@ from .indexmap import tag_ids_of
 from .opening import OpenedSet, open_set
 from .order import GroupOrder, Interleaving
 from .permutation import derive
-from .sample import Sample, parse_sample
+from .sample import MAX_SPAN_BYTES, Sample, parse_sample
 from .selection import Group, select
 from .state import StreamState, check_state, fingerprint
 from .tars import BadSpan
@@ -127,6 +127,7 @@ class ShardStream:
             cache_bytes=self.cache_bytes,
         )
         self.snapshot = self._set.snapshot
+        self._names = [shard.name for shard in self.snapshot.shards]
         self._unread = None if self.pictures else UnreadSamples(self._set.source.local, self.snapshot)
         self.groups: list[Group] = select(
             self._set.index, snapshot=self.snapshot, config=config, overlay=self._set.overlay
@@ -222,13 +223,12 @@ class ShardStream:
 
         For copying and counting; `tars.split_span` finds the members.
         """
-        names, read_all = [shard.name for shard in self.snapshot.shards], self._set.source.read_all
         for position in _count(start + rank, stop=stop, stride=world):
             plan = self._plan(position)
-            try:
-                yield read_all([(names[s], offset, size, crc32) for _, s, offset, size, crc32 in plan.records])
-            except BadSpan:
-                yield [self._good(record, plan=plan, faults=[], use=self._bytes) for record in plan.records]
+            spans = self._spans(plan.records)
+            if spans is None:
+                spans = [self._good(record, plan=plan, faults=[], use=self._bytes) for record in plan.records]
+            yield spans
 
     def _ahead(self, positions: Iterator[int], *, world: int, rank: int, prefetch: int) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(max_workers=prefetch, thread_name_prefix="tagmoe-stream")
@@ -285,14 +285,11 @@ class ShardStream:
 
     def _at_once(self, records: list[_Record]) -> list[Sample | None]:
         """The samples of all records with little done for each; None where `_good` has to look."""
-        overlay, names = self._set.overlay, self.snapshot.shards
-        if self._unread is not None or self.refuse is not None:
+        overlay = self._set.overlay
+        spans = None if self._unread is not None or self.refuse is not None else self._spans(records)
+        if spans is None:
             return [None] * len(records)
         found: list[Sample | None] = []
-        try:
-            spans = self._set.source.read_all([(names[s].name, at, size, crc) for _, s, at, size, crc in records])
-        except BadSpan:
-            return [None] * len(records)
         for (number, *_), span in zip(records, spans, strict=True):
             try:
                 tags = None if overlay is None else tag_ids_of(int(overlay[number]))
@@ -300,6 +297,16 @@ class ShardStream:
             except BadSpan:
                 found.append(None)
         return found
+
+    def _spans(self, records: list[_Record]) -> list[bytes] | None:
+        """The bytes of all records; None where one of them is not as it should be."""
+        names = self._names
+        if max(record[3] for record in records) > MAX_SPAN_BYTES:
+            return None
+        try:
+            return self._set.source.read_all([(names[s], at, size, crc) for _, s, at, size, crc in records])
+        except BadSpan:
+            return None
 
     def _good(
         self,
@@ -333,7 +340,9 @@ class ShardStream:
 
     def _bytes(self, record: _Record) -> bytes:
         _, shard, offset, size, crc32 = record
-        return self._set.source.read(self.snapshot.shards[shard].name, offset=offset, size=size, crc32=crc32)
+        if size > MAX_SPAN_BYTES:
+            raise BadSpan(f"the index gives it {size} bytes (at most {MAX_SPAN_BYTES})")
+        return self._set.source.read(self._names[shard], offset=offset, size=size, crc32=crc32)
 
     def _sample(self, record: _Record) -> Sample:
         number, shard, offset, _, _ = record

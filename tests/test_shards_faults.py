@@ -9,12 +9,14 @@ import tarfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support_shards import build, make_run, mixed, picture
 from tagmoe.schema import DataError
 from tagmoe.schema.configs.shards import StreamConfig
 from tagmoe.schema.shards import MAX_JSON_BYTES
-from tagmoe.shards.sample import parse_record, parse_sample
+from tagmoe.shards.indexmap import RECORD
+from tagmoe.shards.sample import MAX_SPAN_BYTES, parse_record, parse_sample
 from tagmoe.shards.stream import ShardStream
 from tagmoe.shards.tars import BadSpan, split_span
 
@@ -207,6 +209,28 @@ def png_header(width: int, height: int) -> bytes:
 def test_bombs_and_false_pictures_are_named(suffix, picture_, named):
     with pytest.raises(BadSpan, match=named):
         parse_sample(span_of((f"{KEY}.json", b"{}"), (f"{KEY}.{suffix}", picture_)), look=True)
+
+
+def test_an_index_that_claims_gigabytes_is_refused_unread(shards):
+    """The tar has them too, as a hole: reading it would fill the memory before any crc32 could say no."""
+    stream = stream_of(shards)
+    number = int(np.flatnonzero(stream._set.index.records["offset"] == 0)[0])
+    shard = stream.snapshot.shards[int(stream._set.index.records["shard"][number])]
+    path = shards / "index.map"
+    begin = path.stat().st_size - len(stream._set.index.records) * RECORD.itemsize
+    writable = np.memmap(path, RECORD, mode="r+", offset=begin)
+    writable["size"][number] = 3 << 30
+    writable.flush()
+    with (shards / f"{shard.name}.tar").open("r+b") as tar:
+        tar.truncate(4 << 30)
+    stream = stream_of(shards)
+    assert sum(map(len, drawn(stream))) == 60
+    assert [f.reason for f in stream.faults.faults] == [
+        f"the index gives it {3 << 30} bytes (at most {MAX_SPAN_BYTES})"
+    ]
+    again = stream_of(shards)
+    assert sum(len(batch) for batch in again.raw_batches(stop=again.batches_per_epoch)) == 60
+    assert len(again.faults.faults) == 1
 
 
 def test_a_header_that_claims_gigabytes_is_refused():
