@@ -193,6 +193,17 @@ def test_tensors_made_otherwise_are_refused_by_name(base, change, named):
         make_encoder(toy_config(**{**CONFIG, **change}), shards=str(base))
 
 
+def test_tensors_behind_a_url_are_refused_with_a_way_out(base):
+    for open_ in (lambda url: make_encoder(toy_config(**CONFIG), shards=url), open_train):
+        with pytest.raises(ConfigError, match=r"not from s3://bucket/set: copy manifest\.json"):
+            open_("s3://bucket/set")
+    assert open_train(f"file://{base}").batch(0) == open_train(str(base)).batch(0)
+
+
+def open_train(shards: str):
+    return open_source(toy_config(**CONFIG), shards=shards, split="train")
+
+
 def test_a_flipped_bit_is_named_not_trained_on(shards):
     sample = samples(shards)[0]
     encoder = PrecomputedEncoder(shards, config=toy_config(**CONFIG))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..schema import ConfigError
 from ..schema.configs.train import TrainConfig
@@ -26,9 +25,9 @@ def open_source(config: TrainConfig, *, shards: str | None, split: str) -> Batch
         raise ConfigError("train needs shards: tagmoe train SHARDS --out RUN")
     if config.data.encoder != "precomputed":
         return ShardSource(shards, config=config, split=split)
-    from .precompute.encoder import PrecomputedEncoder
+    from .precompute.encoder import stored_tensors
 
-    return ShardSource(shards, config=config, split=split, stored=PrecomputedEncoder(Path(shards), config=config))
+    return ShardSource(shards, config=config, split=split, stored=stored_tensors(shards, config=config))
 
 
 def make_encoder(config: TrainConfig, *, shards: str | None) -> Encoder:

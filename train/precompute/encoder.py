@@ -32,10 +32,26 @@ def make_encoder(config: TrainConfig, *, shards: str | None) -> Encoder:
     if config.data.encoder == "precomputed":
         if shards is None:
             raise ConfigError("data.encoder=precomputed reads tensors beside shards, but no shards are given")
-        return PrecomputedEncoder(Path(shards), config=config)
+        return stored_tensors(shards, config=config)
     if config.data.encoder_path is None:
         raise ConfigError("data.encoder=online needs data.encoder_path, the folder of a Qwen-Image pipeline")
     return OnlineEncoder(lambda: _load(config, Path(config.data.encoder_path or "")))
+
+
+def stored_tensors(shards: str, *, config: TrainConfig) -> PrecomputedEncoder:
+    """What `tagmoe precompute` stored beside `shards`.
+
+    Raises:
+        ConfigError: shards behind a URL, or tensors that were made with other settings.
+        DataError: the tensors are not finished or damaged.
+    """
+    local = shards.removeprefix("file://")
+    if "://" in local:
+        raise ConfigError(
+            f"data.encoder=precomputed reads tensors from a folder, not from {shards}: copy manifest.json, index, "
+            "index.map, tags and tensors to a local folder (the tars are not needed), or use data.encoder=online"
+        )
+    return PrecomputedEncoder(Path(local), config=config)
 
 
 class _UnusableError(DataError):
