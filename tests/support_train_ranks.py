@@ -20,7 +20,7 @@ from tagmoe.schema import StoppedError
 from tagmoe.train.engine.ranks import start_ranks, stop_ranks
 from tagmoe.train.loop import train
 from tagmoe.train.losses import expert_counts, load_balance_loss, mean_scores
-from tagmoe.train.router import Routing
+from tagmoe.train.router import Routing, stack_layers
 
 
 class Killing(ToySource):
@@ -44,7 +44,7 @@ def saturated(path: Path) -> None:
     routing = [Routing(logits, logits.argmax(-1, keepdim=True), scores, scores)]
     own = expert_counts(routing)
     everyone = ranks.sum_(own.clone())
-    scores = mean_scores(routing)
+    scores = mean_scores(stack_layers(routing)[0])
     numbers = {"global": load_balance_loss(scores, everyone).item(), "micro": load_balance_loss(scores, own).item()}
     path.with_suffix(f".{ranks.rank}").write_text(json.dumps(numbers))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-import sys
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tagmoe.schema import ConfigError
 from tagmoe.train.experts import MoELayer, grouped, looped, reference, select_kernel
-from tagmoe.train.experts.looped import LoopedExperts
+from tagmoe.train.experts.moving import sort_by_expert
 from torch import Tensor
 
 E, D, F = 3, 8, 16
@@ -68,6 +68,44 @@ def compare(kernel, ids: list[int], biases: bool, dtype: torch.dtype) -> None:
         assert error <= tolerance, f"{name}: {error} > {tolerance}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gelu_and_its_slope_match_float64(monkeypatch, dtype):
+    """Also over several chunks, the last of them short, and far out where the sigmoid is 0 or 1."""
+    module = importlib.import_module("tagmoe.train.experts.activation")
+    monkeypatch.setattr(module, "CHUNK", 7)
+    wide = torch.linspace(-30, 30, 60, dtype=torch.float64).to(dtype).double().view(12, 5).requires_grad_()
+    expected = gelu_tanh(wide)
+    expected.sum().backward()
+    got = wide.detach().to(dtype)
+    slope = torch.empty_like(got)
+    module.gelu_with_slope(got, slope=slope)
+    # The slope is a difference of terms up to some ten times as large, each rounded.
+    tolerance = 64 * torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), expected.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(slope.double(), wide.grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "looped", "grouped"])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_rows_reach_their_expert_in_the_order_of_the_tokens(kernel, top_k):
+    """Many tokens, of which each is told apart from the others of its expert: an unstable order would mix them up."""
+    torch.manual_seed(0)
+    moe = MoELayer(dim=D, hidden=F, experts=E, top_k=top_k, kernel=kernel)
+    x = torch.randn(3, 100, D)
+    y, (_, ids, scores, _) = moe(x)
+    mlp = moe.experts.mlp
+    expected = torch.zeros_like(x).flatten(0, 1)
+    for k in range(top_k):
+        out = by_hand(x.flatten(0, 1), ids[..., k].flatten().tolist(), mlp.w1, mlp.w2, mlp.b1, mlp.b2)
+        expected = expected + scores.gather(-1, ids)[..., k].reshape(-1, 1) * out
+    torch.testing.assert_close(y.flatten(0, 1), expected, rtol=1e-5, atol=1e-5)
+    order, inverse, counts = sort_by_expert(ids, experts=E)
+    flat = ids.flatten()
+    assert order.tolist() == sorted(range(len(flat)), key=lambda n: (int(flat[n]), n))
+    assert order[inverse].tolist() == list(range(len(flat)))
+    assert counts.tolist() == [int((flat == e).sum()) for e in range(E)]
+
+
 CASES = {"random": [0, 2, 1, 1, 2, 0, 2], "empty": [0, 2, 2, 0], "all_on_one": [1] * 6, "one_token": [2]}
 
 
@@ -99,7 +137,7 @@ def test_kernel_matches_for_any_assignment(kernel, ids, biases):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_looped_adds_up_the_blocks_of_a_busy_expert(monkeypatch, dtype):
-    monkeypatch.setattr(sys.modules[LoopedExperts.__module__], "ROWS", 4)
+    monkeypatch.setattr(importlib.import_module("tagmoe.train.experts.looped"), "ROWS", 4)
     compare(looped, [0] * 3 + [1] * 9 + [2] * 4, True, dtype)
     compare(looped, [1] * 13, False, dtype)
 

@@ -136,8 +136,7 @@ def test_model_flops_utilisation_is_the_rate_over_the_peak(tmp_path):
 
 
 def test_load_numbers_by_hand():
-    shares = torch.tensor([0.75, 0.25, 0.0, 0.0], dtype=torch.float64)
-    numbers = load_numbers(shares)
+    numbers = load_numbers([0.75, 0.25, 0.0, 0.0])
     assert numbers["dead"] == 2
     assert numbers["load_cv"] == pytest.approx((((0.5**2 + 0 + 2 * 0.25**2) / 4) ** 0.5) / 0.25)
     assert numbers["entropy"] == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(4))

@@ -15,7 +15,7 @@ from tagmoe.train.alignment import (
     summed_tags,
 )
 from tagmoe.train.losses import expert_counts, flow_loss_per_sample, load_balance_loss, mean_scores, z_loss
-from tagmoe.train.router import Routing
+from tagmoe.train.router import Routing, stack_layers
 
 
 def routing(scores, ids) -> Routing:
@@ -31,7 +31,7 @@ def test_load_balance_by_hand():
     second = routing([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], [0, 0, 0])  # counts 3, 0; mean scores 0.8, 0.2
     counts = expert_counts([first, second])
     assert counts.tolist() == [[2, 1], [3, 0]]
-    loss = load_balance_loss(mean_scores([first, second]), counts)
+    loss = load_balance_loss(mean_scores(stack_layers([first, second])[0]), counts)
     by_hand = 2 / (2 * 3 * 1) * (2 * 0.5 + 1 * 0.5 + 3 * 0.8 + 0 * 0.2)
     assert loss.item() == pytest.approx(by_hand)
     assert by_hand == pytest.approx(1.3)
@@ -39,13 +39,17 @@ def test_load_balance_by_hand():
 
 def test_global_counts_see_balance_where_one_micro_batch_does_not():
     saturated = routing([[1.0, 1e-300]] * 4, [0] * 4)
-    assert load_balance_loss(mean_scores([saturated]), expert_counts([saturated])).item() == pytest.approx(2.0)
-    assert load_balance_loss(mean_scores([saturated]), torch.tensor([[4, 4]])).item() == pytest.approx(1.0)
+    assert load_balance_loss(
+        mean_scores(stack_layers([saturated])[0]), expert_counts([saturated])
+    ).item() == pytest.approx(2.0)
+    assert load_balance_loss(mean_scores(stack_layers([saturated])[0]), torch.tensor([[4, 4]])).item() == pytest.approx(
+        1.0
+    )
 
 
 def test_load_balance_pushes_the_crowded_expert_down():
     r = routing([[0.6, 0.4]] * 3, [0] * 3)
-    load_balance_loss(mean_scores([r]), expert_counts([r])).backward()
+    load_balance_loss(mean_scores(stack_layers([r])[0]), expert_counts([r])).backward()
     grad = r.logits_BTE.grad
     assert (grad[..., 0] > 0).all()
     assert (grad[..., 1] < 0).all()
@@ -66,11 +70,11 @@ def test_flow_target_is_noise_minus_clean():
 def test_signature_is_the_mean_over_layers_and_target_tokens():
     a = routing([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]], [0, 1, 1])
     b = routing([[0.2, 0.8], [0.2, 0.8], [0.1, 0.9]], [1, 1, 1])
-    two = routing_signature([a, b], tokens=2, kind="mean")
+    two = routing_signature(stack_layers([a, b])[1], tokens=2, kind="mean")
     assert two.flatten().tolist() == pytest.approx([0.4, 0.6])  # mean of (0.6, 0.4) and (0.2, 0.8)
-    layers = routing_signature([a, b], tokens=2, kind="per_layer")
+    layers = routing_signature(stack_layers([a, b])[1], tokens=2, kind="per_layer")
     assert layers.flatten().tolist() == pytest.approx([0.6, 0.4, 0.2, 0.8])
-    everything = routing_signature([a], tokens=None, kind="mean")
+    everything = routing_signature(stack_layers([a])[1], tokens=None, kind="mean")
     assert everything.flatten().tolist() == pytest.approx([1.3 / 3, 1.7 / 3])
 
 
@@ -109,7 +113,7 @@ def test_alignment_gradient_can_stop_at_the_routers_input(detach, reaches):
 
     model = tiny_transformer(detach_signature=detach)
     output = model(**tiny_inputs())
-    g = routing_signature(output.routing, tokens=6, kind="mean")
+    g = routing_signature(stack_layers(output.routing)[1], tokens=6, kind="mean")
     loss = alignment_per_sample(
         model.router_head(g), model.tag_embedding.weight, torch.ones(2, 18), objective="cosine"
     ).sum()

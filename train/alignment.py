@@ -5,14 +5,11 @@ Notation: B samples, T image tokens, L MoE layers, E experts, K tags, D tag-embe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..schema import ConfigError
-from .router import Routing
 
 
 class RouterHead(nn.Module):
@@ -41,13 +38,13 @@ def orthogonal_tags(tags: int, dim: int, *, seed: int = 0) -> Tensor:
     return torch.linalg.qr(gaussian).Q.T.float().contiguous()
 
 
-def routing_signature(routing: Sequence[Routing], *, tokens: int | None, kind: str) -> Tensor:
+def routing_signature(signature_LBTE: Tensor, *, tokens: int | None, kind: str) -> Tensor:
     """g: mean of the softmax scores over the first `tokens` image tokens (None for all) and over layers.
 
     Returns:
         [B, E] for `mean`, [B, L*E] for `per_layer`.
     """
-    layers_LBE = torch.stack([r.signature_BTE[:, :tokens].mean(1) for r in routing])
+    layers_LBE = signature_LBTE[:, :, :tokens].mean(2)
     if kind == "mean":
         return layers_LBE.mean(0)
     return layers_LBE.transpose(0, 1).flatten(1)

@@ -26,11 +26,12 @@ from .engine.optimizer import Ema, learning_rate, make_optimizer, set_learning_r
 from .engine.ranks import Ranks, start_ranks, stop_ranks
 from .engine.sharding import shard, sync_gradients
 from .engine.stop import StopFlag, catch_signals
+from .engine.sums import StepSums
 from .model import TagMoETransformer
 from .report.evaluate import Watcher
 from .seeding import key
 from .sources import make_encoder, open_source, shuffled_tags
-from .step import StepSums, forward_micro, total_loss
+from .step import forward_micro, total_loss
 
 
 @dataclass(slots=True)
@@ -185,11 +186,11 @@ def train_step(run: Run, *, first: int, flag: StopFlag) -> tuple[dict[str, Any],
         loss = total_loss(forward, config, balance_counts_LE=_balance_counts(run, forward, m=m))
         # The share of a full micro-batch: a ragged one weighs as many samples as it has.
         (loss * (batch.size / (config.micro_batch * config.accumulation))).backward()
-        sums.add(forward, loss=loss, limit=config.engine.max_loss)
+        sums.add(forward, loss=loss)
         image = batch.clean_BTC.shape[1] + batch.condition_BIC.shape[1]
         sums.flops += micro_batch_flops(config, batch=batch.size, image=image, text=batch.text_BSD.shape[1])
     sums.stop, sums.wait = float(bool(flag)), run.batches.waited - waited
-    sums.sum_over(ranks)
+    sums.sum_over(ranks, limit=config.engine.max_loss)
     ranks.sum_(seen)
     if sums.bad:
         raise _bad_loss(run, micro_batches)
@@ -213,10 +214,12 @@ def _balance_counts(run: Run, forward: Any, *, m: int) -> torch.Tensor | None:
     if not forward.routing:
         return None
     own = forward.counts_LE
-    run.trained.counts_MLE[m] = run.ranks.sum_(own.clone())
+    window_MLE = run.trained.counts_MLE
+    window_MLE[m] = own
+    run.ranks.sum_(window_MLE[m])
     if run.config.loss.load_balance_scope == "micro":
         return own
-    return run.trained.counts_MLE.sum(0)
+    return window_MLE.sum(0)
 
 
 def _update(run: Run, *, rate: float) -> float:

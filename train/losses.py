@@ -1,6 +1,6 @@
 """Losses as plain functions of what forward returned.
 
-Notation: B samples, T target tokens, C packed channels, L MoE layers, E experts, K experts of a token.
+Notation: B samples, T image tokens (of the flow loss: target tokens), C packed channels, L MoE layers, E experts, K experts of a token.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def z_loss(routing: Sequence[Routing]) -> Tensor:
     return torch.stack([r.logits_BTE for r in routing]).logsumexp(-1).square().mean()
 
 
-def mean_scores(routing: Sequence[Routing]) -> Tensor:
-    """[L, E]: mean score of each expert."""
-    return torch.stack([r.scores_BTE.mean(dim=(0, 1)) for r in routing])
+def mean_scores(scores_LBTE: Tensor) -> Tensor:
+    """[L, E]: mean score of each expert over all tokens."""
+    return scores_LBTE.mean(dim=(1, 2))

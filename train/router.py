@@ -1,10 +1,12 @@
 """The router: float32 scores for every image token, the selected experts, and everything a loss needs.
 
-Notation: B samples, T image tokens of a sample, D model dim, E experts, K experts of a token.
+Notation: L MoE layers, B samples, T image tokens of a sample, D model dim, E experts, K experts of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,14 @@ class Routing:
     def counts_E(self) -> Tensor:
         """int64 [E]: tokens (times K) sent to each expert."""
         return torch.bincount(self.ids_BTK.flatten(), minlength=self.experts)
+
+
+def stack_layers(routing: Sequence[Routing]) -> tuple[Tensor, Tensor]:
+    """Scores and signatures of all layers, [L, B, T, E] each; one tensor where they are the same."""
+    scores_LBTE = torch.stack([r.scores_BTE for r in routing])
+    if all(r.signature_BTE is r.scores_BTE for r in routing):
+        return scores_LBTE, scores_LBTE
+    return scores_LBTE, torch.stack([r.signature_BTE for r in routing])
 
 
 class Router(nn.Module):
@@ -69,15 +79,14 @@ class Router(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The fields of `Routing`, in float32 (float64 for float64 input)."""
-        with torch.autocast(x_BTD.device.type, enabled=False):
+        device = x_BTD.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             x = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32))
             if self.training and self.jitter:
                 x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
             logits_BTE = self._logits(x)
             scores_BTE = logits_BTE.softmax(-1)
-            with torch.no_grad():
-                selection_BTE = scores_BTE + self.selection_bias.to(scores_BTE.dtype)
-                ids_BTK = selection_BTE.topk(self.top_k, dim=-1).indices
+            ids_BTK = _largest(scores_BTE.detach() + self.selection_bias.to(scores_BTE.dtype), self.top_k)
             signature_BTE = self._logits(x.detach()).softmax(-1) if self.detach_signature else scores_BTE
         return logits_BTE, ids_BTK, scores_BTE, signature_BTE
 
@@ -86,6 +95,10 @@ class Router(nn.Module):
             h = F.linear(x, self.inner.weight.to(x.dtype), self.inner.bias.to(x.dtype))
             x = F.gelu(h, approximate="tanh")
         return F.linear(x, self.layer.weight.to(x.dtype))
+
+
+def _largest(scores_BTE: Tensor, top_k: int) -> Tensor:
+    return scores_BTE.argmax(-1, keepdim=True) if top_k == 1 else scores_BTE.topk(top_k, dim=-1).indices
 
 
 def gate(scores_BTE: Tensor, ids_BTK: Tensor, *, kind: str) -> Tensor:

@@ -6,7 +6,6 @@ Notation: B samples, T target tokens, I image tokens, L MoE layers, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +14,10 @@ from ..schema.configs.train import TrainConfig
 from .alignment import alignment_loss, alignment_per_sample, routing_signature
 from .build import DTYPES
 from .data import MicroBatch
-from .engine.ranks import Ranks
 from .flow import noisy, sample_noise, sample_sigmas
 from .losses import expert_counts, flow_loss_per_sample, load_balance_loss, mean_scores, z_loss
 from .model import TagMoEOutput, TagMoETransformer
-from .router import Routing
+from .router import Routing, stack_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +75,10 @@ def forward_micro(
     tags_BK = batch.tags_BK.to(device)
     keep_B = batch.kept_B.to(device) | (config.alignment.control == "no_text")
     if output.routing:
-        scores_LE = mean_scores(output.routing)
+        scores_LBTE, signature_LBTE = stack_layers(output.routing)
+        scores_LE = mean_scores(scores_LBTE)
         seen = tokens if config.alignment.tokens == "target" else None
-        signature = routing_signature(output.routing, tokens=seen, kind=config.alignment.signature)
+        signature = routing_signature(signature_LBTE, tokens=seen, kind=config.alignment.signature)
         predicted = model.router_head(signature)
         embedding = model.tag_embedding(torch.arange(tags_BK.shape[1], device=device))
         align = alignment_per_sample(
@@ -104,56 +103,3 @@ def total_loss(forward: Forward, config: TrainConfig, *, balance_counts_LE: Tens
         loss = loss + config.loss.z * z_loss(forward.routing)
     # Weight 0 keeps the head in the graph: ranks must agree on which parameters get gradients.
     return loss + config.alignment.weight * alignment_loss(forward.align_B, forward.align_keep_B)
-
-
-@dataclass(slots=True)
-class StepSums:
-    """Sums over micro-batches, then over ranks: one all-reduce and one copy to the host a step."""
-
-    samples: float = 0.0
-    tokens: float = 0.0
-    image_tokens: float = 0.0
-    replaced: float = 0.0
-    stop: float = 0.0
-    wait: float = 0.0
-    flow: float = 0.0
-    bad: float = 0.0
-    align_samples: float = 0.0
-    align: float = 0.0
-    z: float = 0.0
-    scores_LE: Tensor | None = None
-    flops: float = 0.0
-    _measured: Tensor | None = None
-    """float64 on the device: the fields from `flow` on; nothing here waits for the device before the step's end."""
-
-    HOST: ClassVar[tuple[str, ...]] = ("samples", "tokens", "image_tokens", "replaced", "stop", "wait")
-    DEVICE: ClassVar[tuple[str, ...]] = ("flow", "bad", "align_samples", "align", "z")
-
-    @torch.no_grad()
-    def add(self, forward: Forward, *, loss: Tensor, limit: float) -> None:
-        """Count one micro-batch."""
-        batch = forward.batch
-        self.samples += batch.size
-        self.tokens += batch.tokens
-        self.replaced += len(batch.replaced)
-        scalars, scores_LE = [forward.flow_B.sum(), ~(loss.abs() <= limit)], None
-        if forward.align_B is not None and forward.scores_LE is not None:
-            image_tokens = forward.routing[0].ids_BTK.shape[:2].numel()
-            self.image_tokens += image_tokens
-            keep_B = forward.align_keep_B
-            scalars += [keep_B.sum(), (forward.align_B * keep_B).sum(), z_loss(forward.routing) * batch.size]
-            self.scores_LE = forward.scores_LE
-            scores_LE = forward.scores_LE.double() * image_tokens
-        numbers = torch.stack(scalars).double()
-        numbers = numbers if scores_LE is None else torch.cat([numbers, scores_LE.flatten()])
-        self._measured = numbers if self._measured is None else self._measured + numbers
-
-    def sum_over(self, ranks: Ranks) -> None:
-        """Replace every field by its sum over all ranks."""
-        assert self._measured is not None
-        host = torch.tensor([float(getattr(self, name)) for name in self.HOST], dtype=torch.float64)
-        numbers = ranks.sum_(torch.cat([host.to(self._measured.device), self._measured])).cpu()
-        for name, value in zip((*self.HOST, *self.DEVICE), numbers.tolist(), strict=False):
-            setattr(self, name, value)
-        if self.scores_LE is not None:
-            self.scores_LE = numbers[len(self.HOST) + len(self.DEVICE) :].view_as(self.scores_LE)

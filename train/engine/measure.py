@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..step import StepSums
+from .sums import StepSums
 
 if TYPE_CHECKING:
     from ..loop import Run
@@ -21,16 +21,16 @@ def step_metrics(run: Run, sums: StepSums, *, seconds: float) -> dict[str, Any]:
     flow = sums.flow / sums.samples
     metrics: dict[str, Any] = {"loss": flow, "flow": flow}
     if sums.scores_LE is not None:
-        counts_LE = run.trained.counts_MLE.sum(0).cpu()
-        share_LE = counts_LE / counts_LE.sum(1, keepdim=True)
-        score_LE = sums.scores_LE / sums.image_tokens
-        balance = float((share_LE * score_LE).sum(1).mean()) * share_LE.shape[1]
+        shares = [[count / sum(layer) for count in layer] for layer in run.trained.counts_MLE.sum(0).tolist()]
+        scores = sums.scores_LE.tolist()
+        dots = [sum(f * p for f, p in zip(*layer, strict=True)) for layer in zip(shares, scores, strict=True)]
+        balance = sum(dots) / len(dots) * len(scores[0]) / sums.image_tokens
         align = sums.align / max(1.0, sums.align_samples)
-        z = sums.z / sums.samples
+        z = sums.z / sums.image_tokens
         metrics |= {"load_balance": balance, "alignment": align, "z": z}
         metrics["loss"] += config.loss.load_balance * balance + config.alignment.weight * align + config.loss.z * z
-        for layer, share_E in enumerate(share_LE):
-            metrics |= {f"layer{layer}/{name}": value for name, value in load_numbers(share_E).items()}
+        for layer, share in enumerate(shares):
+            metrics |= {f"layer{layer}/{name}": value for name, value in load_numbers(share).items()}
     metrics |= {
         "tokens_per_second": sums.tokens / seconds,
         "step_seconds": seconds,
@@ -42,13 +42,11 @@ def step_metrics(run: Run, sums: StepSums, *, seconds: float) -> dict[str, Any]:
     return metrics
 
 
-def load_numbers(share_E: torch.Tensor) -> dict[str, float]:
+def load_numbers(shares: Sequence[float]) -> dict[str, float]:
     """Of one layer's shares of tokens: coefficient of variation, entropy relative to uniform, dead experts."""
-    experts = len(share_E)
-    positive = share_E[share_E > 0]
-    entropy = float(-(positive * positive.log()).sum() / torch.tensor(float(experts)).log())
+    experts, mean = len(shares), sum(shares) / len(shares)
     return {
-        "load_cv": float(share_E.std(correction=0) / share_E.mean()),
-        "entropy": abs(entropy),
-        "dead": int((share_E < DEAD_SHARE / experts).sum()),
+        "load_cv": math.sqrt(sum((share - mean) ** 2 for share in shares) / experts) / mean,
+        "entropy": abs(sum(share * math.log(share) for share in shares if share)) / math.log(experts),
+        "dead": sum(share < DEAD_SHARE / experts for share in shares),
     }

@@ -1,6 +1,6 @@
 """The MoE layer that takes the place of `img_mlp`: route, sort by expert, run the kernel, unsort, weight.
 
-Notation: B samples, T tokens (of a sample, or of all), N = T*K rows, D model dim, F hidden dim, E experts, K top-k.
+Notation: B samples, T tokens of a sample, D model dim, F hidden dim, E experts, K top-k.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..router import Router, gate
+from ..router import Router
 from .kernels import select_kernel
-from .moving import Combine, Dispatch, sort_by_expert
+from .moving import route
 
 
 class _ExpertMLP(nn.Module):
@@ -44,16 +44,11 @@ class Experts(nn.Module):
         if layout == "released":
             self.bias = nn.Parameter(torch.zeros(dim), requires_grad=False)
 
-    # The compiler knows grouped_mm in bfloat16 on GPUs only, and the counts are data: a graph break is cheaper.
-    @torch.compiler.disable
-    def forward(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> Tensor:
-        """Sum over k of gates[t, k] * expert ids[t, k] of token t, [T, D]."""
-        order_N, inverse_N = sort_by_expert(ids_TK)
-        counts_E = torch.bincount(ids_TK.flatten(), minlength=self.experts)
-        run = select_kernel(self.kernel, dtype=x_TD.dtype, device=x_TD.device)
-        mlp = self.mlp
-        y_ND = run(Dispatch.apply(x_TD, order_N, inverse_N), counts_E, mlp.w1, mlp.w2, mlp.b1, mlp.b2)
-        return Combine.apply(y_ND, gates_TK, order_N, inverse_N)
+    def forward(self, x_BTD: Tensor, scores_BTE: Tensor, ids_BTK: Tensor, *, gate: str) -> Tensor:
+        """Sum over k of gate * expert ids[k] of every token, [B, T, D]."""
+        mlp, kernel = self.mlp, select_kernel(self.kernel, dtype=x_BTD.dtype, device=x_BTD.device)
+        weights = mlp.w1, mlp.w2, mlp.b1, mlp.b2
+        return route(x_BTD, scores_BTE, ids_BTK, kernel=kernel, weights=weights, kind=gate)
 
 
 class MoELayer(nn.Module):
@@ -102,6 +97,4 @@ class MoELayer(nn.Module):
         """Output [B, T, D] and the fields of `Routing`."""
         routed = self.router(x_BTD if router_input_BTD is None else router_input_BTD)
         _, ids_BTK, scores_BTE, _ = routed
-        gates_BTK = gate(scores_BTE, ids_BTK, kind=self.gate).to(x_BTD.dtype)
-        y_TD = self.experts(x_BTD.flatten(0, 1), ids_BTK.flatten(0, 1), gates_BTK.flatten(0, 1))
-        return y_TD.view_as(x_BTD), routed
+        return self.experts(x_BTD, scores_BTE, ids_BTK, gate=self.gate), routed

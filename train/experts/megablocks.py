@@ -36,13 +36,13 @@ def load_megablocks() -> ExpertKernel:
         )
     gmm = importlib.import_module("grouped_gemm").ops.gmm
 
-    def run(x_TD: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None) -> Tensor:
+    def run(x_ND: Tensor, counts_E: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None) -> Tensor:
         if b1 is not None or b2 is not None:
             raise ConfigError("moe.kernel=megablocks has no inner biases: use moe.layout=released")
-        experts, dim = counts_E.numel(), x_TD.shape[1]
+        experts, dim = counts_E.numel(), x_ND.shape[1]
         sizes = counts_E.cpu()
-        h_TF = gmm(x_TD, w1.view(experts, -1, dim), sizes, trans_b=True)
-        h_TF = torch.nn.functional.gelu(h_TF, approximate="tanh")
-        return gmm(h_TF, w2.view(experts, -1, dim), sizes)
+        h_NF = gmm(x_ND, w1.view(experts, -1, dim), sizes, trans_b=True)
+        h_NF = torch.nn.functional.gelu(h_NF, approximate="tanh")
+        return gmm(h_NF, w2.view(experts, -1, dim), sizes)
 
     return run
