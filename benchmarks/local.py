@@ -1,10 +1,11 @@
 """The local annotator: quality on held-out lists and gold pairs, speed, memory.
 
     python benchmarks/local.py quality CORPORA
+    python benchmarks/local.py authors CORPORA
     python benchmarks/local.py speed CORPORA
     python benchmarks/local.py memory CORPORA
 
-The first takes about ten minutes on one core. Each writes results/local_*.json and its section of RESULTS.md.
+The first two take about ten minutes each on one core. Each writes results/local_*.json and its section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _local_authored import AUTHORED_A, SCORED, score_authored
+from _local_authored import HELD_SETS, SCORED, authored_summary, authors_summary, cross_authors, score_authored
 from _local_quality import cross_validate, score_gold
 from _local_speed import against_decoding, enlarged, make_corpus, memory, picture_paths, workers
 from _machine import machine, save
@@ -25,11 +26,11 @@ from tagmoe.annotate.local.fit import Recipe
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["quality", "speed", "memory"])
+    parser.add_argument("part", choices=["quality", "authors", "speed", "memory"])
     parser.add_argument("corpora", type=Path, nargs="?", default=Path(__file__).parents[2] / "shared" / "corpora")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"quality": quality, "speed": speed, "memory": keep_memory}
+        parts = {"quality": quality, "authors": authors, "speed": speed, "memory": keep_memory}
         parts[arguments.part](arguments.corpora, Path(folder))
 
 
@@ -37,9 +38,23 @@ def quality(corpora: Path, work: Path) -> None:
     """Held-out lists and gold pairs."""
     lists = cross_validate(corpora, work, Recipe())
     gold = score_gold(corpora)
-    fresh = {**score_authored(LocalAnnotator(), AUTHORED_A), "scored_before": list(SCORED)}
-    result = {"machine": machine("numpy", "scikit-learn"), "lists": lists, "gold": gold, "authored_a": fresh}
-    save("local_quality", result, summary=_quality_summary(lists, gold) + "\n" + _authored_summary(fresh))
+    fresh = {
+        name: {**score_authored(LocalAnnotator(), path), "scored_before": list(SCORED[name])}
+        for name, path in HELD_SETS.items()
+    }
+    result = {
+        "machine": machine("numpy", "scikit-learn"),
+        "lists": lists,
+        "gold": gold,
+        **{f"authored_{name}": figures for name, figures in fresh.items()},
+    }
+    save("local_quality", result, summary=_quality_summary(lists, gold) + "\n" + authored_summary(fresh))
+
+
+def authors(corpora: Path, work: Path) -> None:
+    """Training authors held out in turn."""
+    figures = cross_authors(corpora, work, Recipe())
+    save("local_authors", {"machine": machine("numpy", "scikit-learn"), **figures}, summary=authors_summary(figures))
 
 
 def speed(corpora: Path, work: Path) -> None:
@@ -117,32 +132,6 @@ def _quality_summary(lists: dict[str, Any], gold: dict[str, Any]) -> str:
         for c in gold["cross_fitted"]["confusions"]
     ]
     return "\n".join(rows)
-
-
-def _authored_summary(fresh: dict[str, Any]) -> str:
-    rows = [
-        "",
-        f"Authored set A ({sum(fresh['records'].values())} records written for testing, one author, no pictures): "
-        "the shipped model has not learned from it.",
-        "",
-        "| scope right | every required type found | one required type found | superfluous types | macro type recall | macro scope recall "
-        "| preservation micro-F1 | ECE |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| {_rate(fresh['scope_right'])} | {_rate(fresh['all_required_types_found'])} | {_rate(fresh['a_required_type_found'])} "
-        f"| {fresh['superfluous_types_per_record']} | {fresh['macro_type_recall']} | {fresh['macro_scope_recall']} "
-        f"| {fresh['preservation_micro_f1']} | {fresh['ece']} |",
-        "",
-        "| tag | recall on authored set A |",
-        "|---|---|",
-    ]
-    rows += [
-        f"| {tag} | {_rate(value)} |" for tag, value in {**fresh["recall_by_scope"], **fresh["recall_by_type"]}.items()
-    ]
-    rows += [
-        "",
-        "It was scored before: " + "; ".join(f"({i}) {text}" for i, text in enumerate(fresh["scored_before"], 1)),
-    ]
-    return "\n".join([*rows[:-1], rows[-1] + "."])
 
 
 def _speed_summary(once: dict[str, Any], large: dict[str, Any], scaled: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tagmoe.annotate.local.authored import WEIGHT, authored_examples, read_authored
+from tagmoe.annotate.local.authored import AUTHORS, WEIGHT, authored_examples, read_authored
 from tagmoe.annotate.local.grammar import read_text
 from tagmoe.annotate.local.intents import KEEPS, TYPES, intents
 from tagmoe.annotate.local.known import Known, examples
@@ -11,8 +11,10 @@ from tagmoe.schema.taxonomy import load_taxonomy
 
 def test_every_record_obeys_the_taxonomy_and_has_a_source() -> None:
     taxonomy, known = load_taxonomy(), read_authored()
-    assert len(known) == len({record.key for record in known}) == 700
-    assert "Licence" in read_text("authored_b_source.txt")
+    assert len(known) == len({record.key for record in known}) == 2396
+    for author in AUTHORS:
+        assert "Licence" in read_text(f"authored_{author}_source.txt")
+        assert {record.key[0] for record in read_authored([author])} == {author}
     for record in known:
         assert (record.tags | record.disputed) <= set(taxonomy.by_name), record.key
         broken = [v for v in taxonomy.check(set(taxonomy.ids(record.tags)), task=record.task) if v.severity == "error"]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from .compose import Example
 from .grammar import read_text
 from .known import Known, examples
 
+AUTHORS = ("b", "d", "e", "f")
+"""One author each: authored_LETTER.jsonl, with authored_LETTER_source.txt beside it. The letters between are sets for testing."""
 WEIGHT = 8.0
 """One of them weighs as much as this many composed examples."""
 
 
-def read_authored() -> list[Known]:
-    """Records of authored_b.jsonl. Where several readings are acceptable, the tags on which they differ are disputed."""
-    return [_known(json.loads(line)) for line in read_text("authored_b.jsonl").splitlines()]
+def read_authored(authors: Iterable[str] = AUTHORS) -> list[Known]:
+    """Records of some authors. Where several readings are acceptable, the tags on which they differ are disputed."""
+    return [
+        _known(json.loads(line)) for author in authors for line in read_text(f"authored_{author}.jsonl").splitlines()
+    ]
 
 
-def authored_examples() -> list[Example]:
+def authored_examples(authors: Iterable[str] = AUTHORS) -> list[Example]:
     """The same as training examples of the group `authored`."""
-    return examples(read_authored(), group="authored", weight=WEIGHT)
+    return examples(read_authored(authors), group="authored", weight=WEIGHT)
 
 
 def _known(record: dict) -> Known:

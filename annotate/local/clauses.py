@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from .words import Token
@@ -21,7 +22,11 @@ _THINGS = frozenset(
 )
 _REACH = 6
 """How many words after a comma are searched for one of them."""
+_OPENING, _CLOSING = 3, 6
+"""A verb of keeping rules its clause when it is among so many first or last words."""
 _CHINESE_JOINS = frozenset("并再且同然又后")
+_TURNS = frozenset({"just", "only", "instead", "simply", "but", "rather", "then", "make", "let"})
+"""Words after which a clause that forbids ("do not crop, mirror or restage it") asks for something after all."""
 
 
 def split(text: Sequence[Token]) -> list[list[Token]]:
@@ -36,7 +41,7 @@ def split(text: Sequence[Token]) -> list[list[Token]]:
         cut = token.text in _ENDS or (
             (token.text in _COMMAS or token.text in _JOINS or token.text in _CHINESE_JOINS)
             and (
-                (_asks(current) and _request_follows(text, i + 1))
+                (_asks(current) and _request_follows(text, i + 1) and not _forbids_on(current, text, i))
                 or (token.text == "," and bool(current) and current[-1].text[0] >= "\u3400")
             )
         )
@@ -52,6 +57,30 @@ def split(text: Sequence[Token]) -> list[list[Token]]:
     if len(clauses) > MAX_CLAUSES:
         clauses = [*clauses[: MAX_CLAUSES - 4], *clauses[-4:]]
     return clauses
+
+
+def _forbids_on(clause: Sequence[Token], text: Sequence[Token], at: int) -> bool:
+    """Whether the clause forbids something and goes on to do so after the comma or joining word at `at`."""
+    if text[at].text in _TURNS or clause[0].text[0] >= "\u3400" or not any("neg" in word.kinds for word in clause[:4]):
+        return False
+    after = text[at + 1 : at + 3]
+    return not any(word.text in _TURNS or "neg" in word.kinds for word in after)
+
+
+def keeps(clause: Sequence[Token]) -> bool:
+    """Whether a clause only says what must stay or must not be done: it asks for no change."""
+    if any(token.text in ("but", "instead", "instead of", "只改", "only") for token in clause):
+        return False
+    opening = clause[:4]
+    if any("neg" in token.kinds for token in opening):
+        return True
+    if any(a.text == "不要" and b.kind.startswith("v_") for a, b in itertools.pairwise(opening)):
+        return True
+    verbs = [i for i, token in enumerate(clause) if token.kind.startswith("v_")]
+    staying = [i for i, token in enumerate(clause) if token.kind == "v_keep"]
+    if not staying:
+        return False
+    return verbs[0] == staying[0] and (staying[0] < _OPENING or staying[-1] >= len(clause) - _CLOSING)
 
 
 def _asks(clause: Sequence[Token]) -> bool:

@@ -33,6 +33,7 @@ except ImportError as error:
 
 _FOLDED = ("phrases", "verdicts", "authored")
 """Groups that are split into folds by record; any other group is one list, held out whole."""
+_UNCAPPED = ("phrases-", "authored-")
 _CAP = 120
 """A list's label weighs at most as much as this many records, so that no long list drowns the others."""
 
@@ -203,7 +204,7 @@ def _first(
 ) -> FirstStage:
     used = [i for i in which if examples[i].intent is not None and readings[i].vectors]
     totals = Counter(
-        (examples[i].group, examples[i].intent) for i in used if not examples[i].group.startswith("phrases-")
+        (examples[i].group, examples[i].intent) for i in used if not examples[i].group.startswith(_UNCAPPED)
     )
     labels, weights = [], []
     for i in used:
@@ -262,7 +263,7 @@ def _heads(
             examples[i].weight
             * (
                 1
-                if examples[i].group.startswith("phrases-")
+                if examples[i].group.startswith(_UNCAPPED)
                 else min(1.0, _CAP / totals[examples[i].group, examples[i].intent])
             )
             for i in used

@@ -128,12 +128,17 @@ def read_text(name: str) -> str:
 @lru_cache(maxsize=4)
 def word_classes(language: str) -> dict[str, tuple[str, ...]]:
     """Class name -> words, from lexicon_LANGUAGE.txt."""
-    classes: dict[str, tuple[str, ...]] = {}
-    for line in read_text(f"lexicon_{language}.txt").splitlines():
-        if line and not line.startswith("#"):
-            name, _, words = line.partition(":")
-            classes[name] = tuple(word.strip() for word in words.split(",") if word.strip())
-    return classes
+    return {name: tuple(_listed(words.replace("|", ","))) for name, words in _lexicon(language)}
+
+
+def _lexicon(language: str) -> list[tuple[str, str]]:
+    """Class names and their lines; words behind a bar are known but never fill a slot."""
+    lines = (line for line in read_text(f"lexicon_{language}.txt").splitlines() if line and not line.startswith("#"))
+    return [(name, words) for name, _, words in (line.partition(":") for line in lines)]
+
+
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +151,7 @@ def wordnet_nouns() -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=4)
 def phrasebook(language: str) -> Phrasebook:
     """The shipped phrases of `en` or `zh`."""
-    words = {name: _fillers(name, entries) for name, entries in word_classes(language).items()}
+    words = {name: _fillers(name, _listed(entries.partition("|")[0])) for name, entries in _lexicon(language)}
     words["quoted"] = _QUOTED[language]
     if language == "en":
         nouns = wordnet_nouns()
@@ -191,7 +196,7 @@ _NOT_FILLERS = {
 }
 
 
-def _fillers(name: str, entries: tuple[str, ...]) -> tuple[str, ...]:
+def _fillers(name: str, entries: list[str]) -> tuple[str, ...]:
     return tuple(entry for entry in entries if name != "person" or entry not in _NOT_FILLERS)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .clauses import STATED, split
+from .clauses import STATED, keeps, split
 from .features import featurise
 from .intents import CONTENT, GLOBAL, LOCAL, MULTI, SCOPES, STYLE, TYPES, VIEW, intents
 from .words import Token, normalise, tokens
@@ -36,6 +36,10 @@ TAGS_OF_INTENT = np.concatenate(
 """[K, X]: types, scopes, whether it asks for something, whether it is about one person's looks."""
 _TAGS = len(TYPES) + len(SCOPES)
 _ASKS_AT, _OWNED_AT = _TAGS, _TAGS + 1
+
+_STILL = np.float32(0.9)
+"""How sure a clause that says "do not" or "stays as it is" is to be a plea rather than a request."""
+_KEEP_ALL_K = np.array([float(name == "keep_all") for name in NAMES], dtype=np.float32)
 
 _PRONOUNS = frozenset(["him", "her", "his", "she", "he", "me", "my", "i", "they", "them", "myself", "他", "她", "我"])
 _NOUNS = frozenset(
@@ -87,15 +91,26 @@ class Reading:
     tokens: tuple[Token, ...]
     clauses: tuple[tuple[Token, ...], ...]
     vectors: tuple[Sparse, ...]
-    """One for each clause, then one for the whole text where there are several clauses."""
+    """One for each clause, then one for all that ask for something where there are several clauses."""
+    still: tuple[bool, ...]
+    """Which clauses only say what stays, where others ask for something."""
+    asking: tuple[Token, ...]
+    """The words of the other clauses."""
 
 
 def read(text: str) -> Reading:
     """Tokenise, cut into clauses and vectorise an instruction of any length."""
     words = tokens(normalise(text))
     clauses = split(words)
-    units = [*clauses, words] if len(clauses) > 1 else clauses
-    return Reading(tuple(words), tuple(map(tuple, clauses)), tuple(featurise(unit) for unit in units))
+    still = [len(clauses) > 1 and keeps(clause) for clause in clauses]
+    if all(still):
+        still = [False] * len(clauses)
+    whole = words
+    if any(still):
+        whole = [token for clause, kept in zip(clauses, still, strict=True) if not kept for token in clause]
+    units = [*clauses, whole] if len(clauses) > 1 else clauses
+    vectors = tuple(featurise(unit) for unit in units)
+    return Reading(tuple(words), tuple(map(tuple, clauses)), vectors, tuple(still), tuple(whole))
 
 
 def features(reading: Reading, chances_UK: Floats, *, task: str, references: int) -> Floats:
@@ -109,6 +124,8 @@ def features(reading: Reading, chances_UK: Floats, *, task: str, references: int
     """
     count = len(reading.clauses)
     clause_CK = chances_UK[:count] if count else np.zeros((1, len(NAMES)), dtype=np.float32)
+    if any(reading.still):
+        clause_CK = _stilled(reading, clause_CK)
     whole_K = chances_UK[-1] if len(chances_UK) else np.zeros(len(NAMES), dtype=np.float32)
     clause_CX = clause_CK @ TAGS_OF_INTENT
     asks = clause_CX[:, _ASKS_AT].tolist()
@@ -130,18 +147,23 @@ def features(reading: Reading, chances_UK: Floats, *, task: str, references: int
     people = {token.text for token in reading.tokens if "person" in token.kinds and token.text not in _PRONOUNS}
     extra = [
         impersonal, impersonal * float(len(people) < 2),
-        sum(asks), min(count, 6) / 3, many, same, many * same, min(_pairs(reading.tokens), 3.0),
+        sum(asks), min(count, 6) / 3, many, same, many * same, min(_pairs(reading.asking), 3.0),
         float(custom), float(custom and references > 1), float(references > 0), float(references > 1),
         refword, refword * float(custom),
         custom * any_scope[SCOPES.index(STYLE)], custom * any_scope[SCOPES.index(CONTENT)],
         custom * any_scope[SCOPES.index(LOCAL)], custom * any_scope[SCOPES.index(GLOBAL)],
         custom * any_scope[SCOPES.index(VIEW)], float(any_scope[SCOPES.index(MULTI)] > 0.5),
         float(person), float(face), float(person and face), min(len(reading.tokens), 60) / 20, float(count == 0),
-        *_enumeration(reading.tokens, words),
+        *_enumeration(reading.asking, {token.text for token in reading.asking}),
     ]  # fmt: skip
     strongest = clause_CK.max(axis=0)
     tags = _logits(np.concatenate([clause_CX[first, :_TAGS], any_X, whole_K @ TAGS_OF_INTENT[:, :_TAGS]]))
     return np.concatenate([strongest, person * strongest, tags, np.array(extra, dtype=np.float32)])
+
+
+def _stilled(reading: Reading, clause_CK: Floats) -> Floats:
+    """Clauses that only say what stays ask for little, whatever things they name."""
+    return np.where(np.array(reading.still)[:, None], clause_CK * (1 - _STILL) + _STILL * _KEEP_ALL_K, clause_CK)
 
 
 def _logits(chances: Floats) -> Floats:
