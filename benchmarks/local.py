@@ -42,7 +42,7 @@ def quality(corpora: Path, work: Path) -> None:
         name: {**score_authored(LocalAnnotator(), path), "scored_before": list(SCORED[name])}
         for name, path in HELD_SETS.items()
     }
-    result = {
+    result: dict[str, object] = {
         "machine": machine("numpy", "scikit-learn"),
         "lists": lists,
         "gold": gold,
@@ -54,7 +54,8 @@ def quality(corpora: Path, work: Path) -> None:
 def authors(corpora: Path, work: Path) -> None:
     """Training authors held out in turn."""
     figures = cross_authors(corpora, work, Recipe())
-    save("local_authors", {"machine": machine("numpy", "scikit-learn"), **figures}, summary=authors_summary(figures))
+    result: dict[str, object] = {"machine": machine("numpy", "scikit-learn"), **figures}
+    save("local_authors", result, summary=authors_summary(figures))
 
 
 def speed(corpora: Path, work: Path) -> None:
