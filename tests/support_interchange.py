@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from support_train import ToySource, toy_config
 from tagmoe.schema import load_taxonomy
 from tagmoe.schema.configs.train import TrainConfig
@@ -22,6 +24,17 @@ def make_run(out: Path, **sets: object) -> tuple[Path, TrainConfig]:
     config = toy_config(**{"steps": 2, "engine__checkpoint_every": 1, **sets})
     train(config, out=out, source=ToySource(batch_size=config.micro_batch))
     return out, config
+
+
+def stored(run, step: int, prefix: str = "model") -> dict[str, torch.Tensor]:
+    """Tensors of a run's checkpoint, read without any of our code."""
+    reader = dcp.FileSystemReader(run / "checkpoints" / f"step-{step:06d}")
+    entries = reader.read_metadata().state_dict_metadata
+    state = {k: torch.empty(e.size, dtype=e.properties.dtype) for k, e in entries.items() if k.startswith(f"{prefix}.")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(state, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
 
 
 def arguments_of(config: TrainConfig) -> dict:

@@ -1,13 +1,11 @@
 """Run -> export -> import -> run: every bit, every refusal by name, and what bf16 does to routing."""
 
 import json
-import warnings
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
-from support_interchange import RELEASED, arguments_of, make_run, write_fresh, write_model
+from support_interchange import RELEASED, arguments_of, make_run, stored, write_fresh, write_model
 from support_train import ToySource, tiny_inputs, toy_config
 from tagmoe.schema import ConfigError, DataError, load_taxonomy
 from tagmoe.train.build import build_model
@@ -19,17 +17,6 @@ from tagmoe.train.interchange.tensors import FolderTensors
 from tagmoe.train.interchange.verify import check, open_checkpoint
 from tagmoe.train.loop import train
 from tagmoe.train.model import TagMoETransformer
-
-
-def stored(run, step: int, prefix: str = "model") -> dict[str, torch.Tensor]:
-    """Tensors of a run's checkpoint, read without any of our code."""
-    reader = dcp.FileSystemReader(run / "checkpoints" / f"step-{step:06d}")
-    entries = reader.read_metadata().state_dict_metadata
-    state = {k: torch.empty(e.size, dtype=e.properties.dtype) for k, e in entries.items() if k.startswith(f"{prefix}.")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dcp.load(state, storage_reader=reader, no_dist=True)
-    return {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
 
 
 def folder_values(folder) -> dict[str, torch.Tensor]:
