@@ -1,8 +1,9 @@
 """Forward + backward of one MoE layer against a dense FFN of equal active FLOPs and transformers' grouped experts.
 
 All contestants run interleaved in one process on one thread, each round in a shuffled order. The clock counts the
-processor time of this process, so that other work on the machine stays out; ratios are of the best of all rounds, and
-of the medians beside it.
+processor time of this process, so that other work on the machine stays out. The ratio that counts is paired: in every
+round each contestant is divided by the dense FFN of the same round, and the median of these ratios stands with its
+quartiles, because the machine's speed drifts between rounds; the ratio of the best rounds stands beside it.
 
     python benchmarks/moe_layer.py [--tokens 4096] [--dim 768] [--rounds 10]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -102,6 +104,12 @@ def race(runs: dict[str, Callable[[], None]], *, rounds: int) -> dict[str, list[
     return times
 
 
+def paired(times: list[float], against: list[float]) -> dict[str, float]:
+    """Median and quartiles of the ratios round by round."""
+    low, median, high = statistics.quantiles([a / b for a, b in zip(times, against, strict=True)], n=4)
+    return {"median": median, "quartile_low": low, "quartile_high": high}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=4096)
@@ -119,25 +127,27 @@ def main() -> None:
         runs = {name: partial(step, layer, even, seed) for name, layer in layers.items()}
         runs |= {f"{n}_skew70": partial(step, layer, skewed, seed) for n, layer in layers.items() if n != "dense"}
         times = race(runs, rounds=options.rounds)
-        dense = spread(times["dense"])
         name = str(dtype).removeprefix("torch.")
-        measured = {n: spread(t) for n, t in times.items()}
-        result[name] = {n: {**s, "ratio_to_dense": s["min"] / dense["min"]} for n, s in measured.items()}
-        for n, s in measured.items():
-            even = measured[n.removesuffix("_skew70")]
+        measured: dict[str, dict[str, object]] = {}
+        for n, t in times.items():
+            to_dense, to_even = paired(t, times["dense"]), paired(t, times[n.removesuffix("_skew70")])
+            best = min(t) / min(times["dense"])
+            measured[n] = {**spread(t), "ratio_to_dense": to_dense, "best_to_dense": best, "ratio_to_even": to_even}
             rows.append(
-                f"| {name} | {n} | {1e3 * s['min']:.1f} | {1e3 * s['median']:.1f} | {s['min'] / dense['min']:.3f} | "
-                f"{s['median'] / dense['median']:.3f} | {s['min'] / even['min']:.3f} |"
+                f"| {name} | {n} | {1e3 * min(t):.1f} | {1e3 * statistics.median(t):.1f} | {to_dense['median']:.3f} | "
+                f"{to_dense['quartile_low']:.3f} to {to_dense['quartile_high']:.3f} | {best:.3f} | {to_even['median']:.3f} |"
             )
+        result[name] = measured
     summary = [
         "### MoE layer, forward + backward",
         "",
         f"`python benchmarks/moe_layer.py --tokens {options.tokens} --dim {options.dim} --rounds {options.rounds}`: "
         f"{EXPERTS} experts, top-1, hidden 4 x dim, router included; dense has equal active FLOPs; `skew70` sends 70 % "
-        f"of the tokens to one expert. One thread, processor time.",
+        f"of the tokens to one expert. One thread, processor time. Ratios are medians of the ratios round by round, with "
+        f"quartiles; `best / dense` compares the best rounds.",
         "",
-        "| dtype | layer | best ms | median ms | best / dense | median / dense | best / even load |",
-        "|---|---|---|---|---|---|---|",
+        "| dtype | layer | best ms | median ms | ratio to dense | quartiles | best / dense | ratio to even load |",
+        "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
     save("moe_layer", result, summary="\n".join(summary))
