@@ -18,6 +18,7 @@ from tagmoe.schema.configs.shards import BuildConfig
 from tagmoe.schema.runs import PartInfo, Run, part_name, save_run_info
 from tagmoe.shards.build import BuildResult, build_shards
 from tagmoe.shards.corpus import open_image, phash
+from tagmoe.shards.verify import verify_set
 
 TAXONOMY = load_taxonomy()
 TASKS: tuple[Literal["edit", "generation", "customization"], ...] = ("edit", "generation", "customization")
@@ -161,3 +162,11 @@ def files_of(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def codes(root: Path) -> dict[str, list[str]]:
+    """Where `verify` finds what, by code."""
+    found: dict[str, list[str]] = {}
+    for finding in verify_set(root, quiet=True).findings:
+        found.setdefault(finding.code, []).append(finding.where)
+    return found

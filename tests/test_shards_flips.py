@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_shards import build, files_of, make_run, mixed
+from support_shards import build, codes, files_of, make_run, mixed
 from tagmoe.schema import DataError
 from tagmoe.schema.configs.shards import StreamConfig
 from tagmoe.shards.repair import repair_set
@@ -76,13 +76,6 @@ def test_of_manifest_and_snapshot_the_card_says_which_is_hurt(shards, whole):
         assert [where for places in codes(shards).values() for where in places] == [name]
         repair_set(shards, verify_set(shards, quiet=True))
         assert files_of(shards) == files_of(whole)
-
-
-def codes(root: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for finding in verify_set(root, quiet=True).findings:
-        found.setdefault(finding.code, []).append(finding.where)
-    return found
 
 
 def flip(path: Path) -> None:

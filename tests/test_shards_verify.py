@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_shards import build, files_of, make_run, mixed
+from support_shards import build, codes, files_of, make_run, mixed
 from tagmoe.shards.repair import repair_set
 from tagmoe.shards.stream import ShardStream
 from tagmoe.shards.verify import verify_set
@@ -28,13 +28,6 @@ def pristine(tmp_path_factory) -> Path:
 @pytest.fixture
 def shards(pristine, tmp_path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "shards"))
-
-
-def codes(root: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for finding in verify_set(root, quiet=True).findings:
-        found.setdefault(finding.code, []).append(finding.where)
-    return found
 
 
 def first_tar(root: Path) -> Path:

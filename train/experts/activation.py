@@ -8,7 +8,6 @@ tanh twice, at a fifth of the cost of a layer in bfloat16 on CPUs (decision 0062
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ def gelu_with_slope(h: Tensor, *, slope: Tensor) -> None:
     dtype = torch.promote_types(h.dtype, torch.float32)
     size = min(CHUNK, h.numel()) if h.device.type == "cpu" else h.numel()
     scratch = torch.empty(1 if dtype == h.dtype else 3, size, dtype=dtype, device=h.device)
-    start, one = _scalars(dtype)
+    # Tensors, as `add` and `lerp` want them; made here, so that they are where h is and never outlive a trace.
+    start, one = (torch.full((), value, dtype=dtype, device=h.device) for value in (2 * _K, 1.0))
     parts = [(h, slope)] if size == h.numel() else zip(h.view(-1).split(size), slope.view(-1).split(size), strict=True)
     for h_N, slope_N in parts:
         rows = scratch[:, : h_N.numel()].view(-1, *h_N.shape)
@@ -37,9 +37,3 @@ def gelu_with_slope(h: Tensor, *, slope: Tensor) -> None:
         if dtype != h.dtype:
             h_N.copy_(value)
             slope_N.copy_(g)
-
-
-@cache
-def _scalars(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """2 k and 1, as tensors where an operation takes nothing else."""
-    return torch.tensor(2 * _K, dtype=dtype), torch.tensor(1.0, dtype=dtype)
